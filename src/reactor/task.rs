@@ -470,7 +470,10 @@ mod tests {
         let sum = Rc::new(Cell::new(0));
         for _ in 0..3 {
             let (latch, sum) = (latch.clone(), Rc::clone(&sum));
-            tasks.spawner().spawn("wait", async move { sum.set(sum.get() + latch.wait().await) });
+            tasks.spawner().spawn("wait", async move {
+                let value = latch.wait().await;
+                sum.set(sum.get() + value);
+            });
         }
         tasks.run_ready(Instant::now(), 10);
         latch.set(2);
