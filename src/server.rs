@@ -1,1 +1,557 @@
-//! To be written.
+//! The server: owns every socket, and turns.
+//!
+//! This is the one file that knows both the loop and what runs on it. A turn is, in this order:
+//!
+//! 1. **wait** for events, at most until the next deadline; not at all while work was carried over. `now` is set once.
+//! 2. **dispatch** the events to their owners. Owners move bytes; a whole request becomes a task.
+//! 3. **timers**: owners whose deadline has come look at their clocks; sleeping stories are woken. After the events, so that bytes that
+//!    came in time count.
+//! 4. **carried**: connections that used up their quantum in the last turn go on, after those that had none yet.
+//! 5. **stories** run. After the events, because events wake them; before answers, because they make them.
+//! 6. **answers and orders**: responses are written, screens are closed, until no story has more to say.
+//! 7. **bury** what ended, last, so that nobody looks for it in this turn.
+//!
+//! Panics: a connection or a story that panics ends alone (caught at its boundary), is counted, and the log has it.
+
+use crate::house::{Cx, Order, Owner, Which};
+use crate::net::Scratch;
+use crate::net::conn::{Bounds, Conn, Outcome, Request};
+use crate::net::relay::End;
+use crate::net::response::Response;
+use crate::net::stream::Stream;
+use crate::proto::problem::Problem;
+use crate::reactor::task::{Cancel, Tasks};
+use crate::reactor::{Due, Reactor, Ready};
+use crate::sys::signal::{Signal, SignalFd};
+use crate::sys::sockopt;
+use crate::web::{self, Req};
+use mio::Token;
+use mio::net::{TcpListener, TcpStream};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Connections accepted in one turn of one listener.
+const ACCEPTS: usize = 256;
+/// Polls of stories in one turn.
+const POLLS: usize = 1024;
+/// Pause of a listener that got no descriptor: enough for others to close, short for who waits.
+const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+/// How long an ordered end may take.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// A listening socket.
+struct Listening {
+    socket: TcpListener,
+    token: Token,
+    /// It only sends people to the TLS port.
+    redirects: bool,
+    /// Accepting goes on at this time; no descriptor was left.
+    paused: Option<Instant>,
+}
+
+struct Open {
+    conn: Conn,
+    token: Token,
+    /// The earliest entry in the heap of timers.
+    armed: Option<Instant>,
+    pending: Option<Pending>,
+}
+
+/// What the access log tells of a request, and how its story learns that the asker left.
+struct Pending {
+    req: String,
+    line: String,
+    since: Instant,
+    gone: Cancel,
+}
+
+type Answers = Rc<RefCell<Vec<(u64, Response)>>>;
+
+/// See the file's page.
+pub struct Server {
+    reactor: Reactor<Owner>,
+    tasks: Tasks,
+    cx: Cx,
+    listeners: Vec<Listening>,
+    conns: HashMap<u64, Open>,
+    next_conn: u64,
+    per_ip: HashMap<IpAddr, u32>,
+    answers: Answers,
+    carried: HashSet<u64>,
+    ready: Vec<(Owner, Ready)>,
+    scratch: Scratch,
+    bounds: Rc<Bounds>,
+    signals: SignalFd,
+    /// Set by the first SIGTERM: when to end at the latest.
+    ending: Option<Instant>,
+    /// The date header, and the second it is for.
+    date: (i64, String),
+}
+
+impl Server {
+    /// Takes what `cli::serve` built.
+    ///
+    /// # Errors
+    /// A descriptor cannot be registered.
+    pub fn new(reactor: Reactor<Owner>, tasks: Tasks, cx: Cx, signals: SignalFd) -> std::io::Result<Self> {
+        use std::os::fd::AsRawFd;
+        reactor.io().add_fd(signals.as_raw_fd(), Owner::Signals)?;
+        let limits = &cx.config.limits;
+        let seconds = |s: u32| Duration::from_secs(s.into());
+        let bounds = Rc::new(Bounds {
+            head: crate::proto::http::reader::Limits { head_bytes: limits.head_bytes, ..Default::default() },
+            body_bytes: limits.body_bytes,
+            head_time: seconds(limits.header_seconds),
+            body_time: seconds(limits.body_seconds),
+            idle_time: seconds(limits.idle_seconds),
+            write_time: seconds(limits.write_seconds),
+        });
+        Ok(Self {
+            reactor,
+            tasks,
+            cx,
+            listeners: Vec::new(),
+            conns: HashMap::new(),
+            next_conn: 1,
+            per_ip: HashMap::new(),
+            answers: Answers::default(),
+            carried: HashSet::new(),
+            ready: Vec::new(),
+            scratch: Scratch::default(),
+            bounds,
+            signals,
+            ending: None,
+            date: (0, String::new()),
+        })
+    }
+
+    /// Adds a bound socket.
+    ///
+    /// # Errors
+    /// It cannot be registered.
+    pub fn listen(&mut self, socket: std::net::TcpListener, redirects: bool) -> std::io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let mut socket = TcpListener::from_std(socket);
+        let token = self.reactor.io().add(&mut socket, Owner::Listener(self.listeners.len()))?;
+        self.listeners.push(Listening { socket, token, redirects, paused: None });
+        Ok(())
+    }
+
+    /// Turns until told to end.
+    ///
+    /// # Errors
+    /// The poll itself fails: nothing can go on.
+    pub fn run(&mut self) -> std::io::Result<()> {
+        while !self.is_over() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> std::io::Result<()> {
+        let timeout = if self.carried.is_empty() { self.cx.clock.next_timeout() } else { Some(Duration::ZERO) };
+        let mut ready = std::mem::take(&mut self.ready);
+        let tasks = &self.tasks;
+        let now = self.reactor.wait(timeout, || tasks.is_quiet(), &mut ready)?;
+        self.cx.clock.set_now(now);
+        self.cx.metrics.turns.add(1);
+        let carried = std::mem::take(&mut self.carried);
+        for (owner, ready) in ready.drain(..) {
+            self.dispatch(owner, ready);
+        }
+        self.ready = ready;
+        while let Some(Due(owner)) = self.cx.clock.pop_due() {
+            self.on_due(owner);
+        }
+        for id in carried {
+            self.pump(id);
+        }
+        self.run_stories();
+        Ok(())
+    }
+
+    fn dispatch(&mut self, owner: Owner, ready: Ready) {
+        match owner {
+            Owner::Listener(index) => self.accept(index),
+            Owner::Conn(id) => {
+                if let Some(open) = self.conns.get_mut(&id) {
+                    open.conn.stream().set_ready(ready.readable, ready.writable);
+                    if ready.read_closed {
+                        open.conn.peer_closed();
+                        if let Some(pending) = &open.pending {
+                            pending.gone.set();
+                        }
+                    }
+                    self.pump(id);
+                }
+            }
+            Owner::Back(id) => {
+                if let Some((relay, _)) = self.conns.get_mut(&id).and_then(|open| open.conn.relay()) {
+                    relay.set_back_ready(ready.readable, ready.writable);
+                    self.pump(id);
+                }
+            }
+            Owner::Qmp(id) => self.with_process(id, |cx, process| process.on_monitor(cx)),
+            Owner::Stdout(id) | Owner::Stderr(id) => {
+                self.with_process(id, |cx, process| process.on_output(cx, &owner));
+            }
+            Owner::Exit(id) => self.with_process(id, |cx, process| process.on_exit(cx)),
+            Owner::Signals => {
+                while let Some(signal) = self.signals.read() {
+                    self.on_signal(signal);
+                }
+            }
+        }
+    }
+
+    fn with_process(&self, id: u64, act: impl FnOnce(&Cx, &Rc<crate::vm::process::Process>)) {
+        if let Some(process) = self.cx.vms.process(id) {
+            act(&self.cx, &process);
+        }
+    }
+
+    fn on_due(&mut self, owner: Owner) {
+        match owner {
+            Owner::Listener(index) => {
+                if let Some(listening) = self.listeners.get_mut(index) {
+                    listening.paused = None;
+                    self.accept(index);
+                }
+            }
+            Owner::Conn(id) => {
+                let now = self.cx.now();
+                let Some(open) = self.conns.get_mut(&id) else { return };
+                open.armed = None;
+                if open.conn.on_timeout(now) { self.pump(id) } else { self.bury(id) }
+            }
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS {
+            let Some(listening) = self.listeners.get_mut(index) else { return };
+            if listening.paused.is_some() || self.ending.is_some() {
+                return;
+            }
+            match listening.socket.accept() {
+                Ok((socket, peer)) => {
+                    let redirects = listening.redirects;
+                    self.open(socket, peer.ip().to_canonical(), redirects);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                // The peer gave up while it waited; the next one may not have.
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    // EMFILE, ENFILE, ENOBUFS: the connection stays in the backlog. No event will tell when there is room, and
+                    // trying again at once would spin.
+                    log::warn!("connections wait, none can be accepted now: {e}");
+                    self.cx.metrics.refused.add(1);
+                    let until = self.cx.now() + EMFILE_PAUSE;
+                    listening.paused = Some(until);
+                    return self.cx.clock.at(until, Owner::Listener(index));
+                }
+            }
+        }
+        // More may wait, and the edge was spent.
+        self.listeners[index].paused = Some(self.cx.now());
+        self.cx.clock.at(self.cx.now(), Owner::Listener(index));
+    }
+
+    fn open(&mut self, mut socket: TcpStream, peer: IpAddr, redirects: bool) {
+        let limits = &self.cx.config.limits;
+        let from_peer = self.per_ip.entry(peer).or_default();
+        let too_many = self.conns.len() >= limits.max_connections
+            || (limits.connections_per_ip > 0 && *from_peer >= limits.connections_per_ip);
+        if too_many {
+            // Closing says it sooner than a TLS handshake would, and costs nothing.
+            self.cx.metrics.refused.add(1);
+            return;
+        }
+        *from_peer += 1;
+        let _ = socket.set_nodelay(true);
+        let _ = sockopt::set_not_sent_low_water(&socket, sockopt::NOT_SENT_LOW_WATER);
+        let _ = sockopt::set_keep_alive(&socket);
+        let tls = if redirects { None } else { self.cx.tls.as_ref() };
+        let tls = match tls.map(crate::net::tls::TlsSettings::accept).transpose() {
+            Ok(tls) => tls,
+            Err(e) => return log::error!("TLS: {e}"),
+        };
+        let id = self.next_conn;
+        self.next_conn += 1;
+        let token = match self.reactor.io().add(&mut socket, Owner::Conn(id)) {
+            Ok(token) => token,
+            Err(e) => return log::warn!("a connection cannot be watched: {e}"),
+        };
+        let now = self.cx.now();
+        let conn = Conn::new(Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
+        self.conns.insert(id, Open { conn, token, armed: None, pending: None });
+        self.cx.metrics.connections.set(self.conns.len() as u64);
+        // Its first bytes have often come with it; when they have not, the socket says so and an event follows.
+        self.pump(id);
+    }
+
+    /// Lets a connection move bytes; a panic in it ends it alone.
+    fn pump(&mut self, id: u64) {
+        let now = self.cx.now();
+        let Some(open) = self.conns.get_mut(&id) else { return };
+        let scratch = &mut self.scratch;
+        let outcome = catch_unwind(AssertUnwindSafe(|| open.conn.pump(scratch, now)));
+        match outcome {
+            Ok(Outcome::Idle) => self.arm(id),
+            Ok(Outcome::More) => {
+                self.carried.insert(id);
+                self.arm(id);
+            }
+            Ok(Outcome::Request(request)) => self.begin(id, request),
+            Ok(Outcome::Closed) => self.bury(id),
+            Err(_) => {
+                self.cx.metrics.panics.add(1);
+                log::error!("a connection panicked and was ended");
+                self.bury(id);
+            }
+        }
+    }
+
+    fn arm(&mut self, id: u64) {
+        let Some(open) = self.conns.get_mut(&id) else { return };
+        let Some(at) = open.conn.next_timeout() else { return };
+        if open.armed.is_none_or(|armed| at < armed) {
+            open.armed = Some(at);
+            self.cx.clock.at(at, Owner::Conn(id));
+        }
+    }
+
+    /// A whole request: it becomes a story.
+    fn begin(&mut self, id: u64, request: Request) {
+        let Some(open) = self.conns.get_mut(&id) else { return };
+        let (peer, redirects, over_tls) = (open.conn.peer, open.conn.redirects, open.conn.stream().is_tls());
+        let (ip, secure) = web::proxy::origin(&self.cx.config, &request.head, peer, over_tls);
+        let gone = Cancel::default();
+        let name = data_encoding::HEXLOWER.encode(&crate::random::bytes::<4>());
+        open.pending = Some(Pending {
+            req: name.clone(),
+            line: format!("{} {} {}", ip, request.head.method, request.head.path),
+            since: self.cx.now(),
+            gone: gone.clone(),
+        });
+        if redirects {
+            let response = web::proxy::to_tls(&self.cx.config, &request.head);
+            self.answers.borrow_mut().push((id, response));
+            return;
+        }
+        let Request { head, body } = request;
+        let req = Req {
+            id: name,
+            head,
+            body,
+            ip,
+            secure,
+            gone,
+            caller: std::cell::OnceCell::new(),
+            params: Vec::new(),
+        };
+        let reply = Reply { answers: Rc::clone(&self.answers), id: Some(id) };
+        let cx = Rc::clone(&self.cx);
+        self.tasks.spawner().spawn("request", async move { reply.give(web::answer(cx, req).await) });
+    }
+
+    /// Runs stories and does what they ask for, until nothing more comes of it.
+    fn run_stories(&mut self) {
+        loop {
+            let (_, panicked) = self.tasks.run_ready(self.cx.now(), POLLS);
+            for name in panicked {
+                self.cx.metrics.panics.add(1);
+                log::error!("the story {name:?} panicked and was ended");
+            }
+            let answers = std::mem::take(&mut *self.answers.borrow_mut());
+            let orders = std::mem::take(&mut *self.cx.orders.borrow_mut());
+            if answers.is_empty() && orders.is_empty() {
+                return;
+            }
+            for (id, response) in answers {
+                self.respond(id, response);
+            }
+            for order in orders {
+                self.obey(order);
+            }
+        }
+    }
+
+    fn respond(&mut self, id: u64, mut response: Response) {
+        let now = self.cx.now();
+        self.refresh_date();
+        let Some(open) = self.conns.get_mut(&id) else { return };
+        let Some(pending) = open.pending.take() else { return };
+        self.cx.metrics.response(response.status);
+        let (status, bytes) = match response.upgrade.take() {
+            Some(mut relay) => {
+                let (back, token) = relay.back();
+                match self.reactor.io().add(back, Owner::Back(id)) {
+                    Ok(new) => *token = Some(new),
+                    Err(e) => return log::error!("a screen's connection cannot be watched: {e}"),
+                }
+                open.conn.become_relay(relay, &response.headers, now, &self.date.1);
+                (101, 0)
+            }
+            None => {
+                if let crate::net::response::Body::Events(feed) = &response.body {
+                    feed.attach(id);
+                }
+                let sent = open.conn.respond(response, self.ending.is_some(), now, &self.date.1);
+                (sent.status, sent.bytes)
+            }
+        };
+        log::info!(target: "access", req = pending.req.as_str();
+            "{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0);
+        self.pump(id);
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Write(id) => self.pump(id),
+            Order::End(which, end) => {
+                let now = self.cx.now();
+                let matches = |open: &mut Open| {
+                    open.conn.relay().is_some_and(|(relay, _)| match &which {
+                        Which::Vm(vmid) => relay.ticket().group == vmid.number(),
+                        Which::Sessions(tokens) => tokens.contains(&relay.ticket().session),
+                    })
+                };
+                let ids: Vec<u64> =
+                    self.conns.iter_mut().filter_map(|(id, open)| matches(open).then_some(*id)).collect();
+                for id in ids {
+                    if let Some(open) = self.conns.get_mut(&id) {
+                        open.conn.end(end.clone(), now);
+                    }
+                    self.pump(id);
+                }
+            }
+        }
+    }
+
+    /// Forgets a connection; what it held is dropped with it.
+    fn bury(&mut self, id: u64) {
+        let Some(mut open) = self.conns.remove(&id) else { return };
+        self.carried.remove(&id);
+        if let Some(pending) = &open.pending {
+            pending.gone.set();
+            log::info!(target: "access", req = pending.req.as_str();
+                "{} - the client left after {:.1}ms", pending.line, (self.cx.now() - pending.since).as_secs_f64() * 1000.0);
+        }
+        let io = self.reactor.io();
+        if let Some((relay, _)) = open.conn.relay() {
+            let (back, token) = relay.back();
+            if let Some(token) = token.take() {
+                io.remove(back, token);
+            }
+        }
+        io.remove(open.conn.stream().socket(), open.token);
+        if let Some(count) = self.per_ip.get_mut(&open.conn.peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_ip.remove(&open.conn.peer);
+            }
+        }
+        self.cx.metrics.connections.set(self.conns.len() as u64);
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Hangup => web::proxy::reload_certificate(&self.cx),
+            Signal::User1 => self.dump(),
+            Signal::Terminate | Signal::Interrupt if self.ending.is_none() => self.begin_end(),
+            Signal::Terminate | Signal::Interrupt => {
+                log::warn!("told to end twice: ending at once");
+                self.ending = Some(self.cx.now());
+            }
+            _ => {}
+        }
+    }
+
+    /// Stops accepting, finishes requests, tells pages; VMs go on unless the settings say otherwise.
+    fn begin_end(&mut self) {
+        log::info!("ending: no new connections, {} open, {} VMs", self.conns.len(), self.cx.vms.len());
+        self.ending = Some(self.cx.now() + DRAIN);
+        self.cx.clock.at(self.cx.now() + DRAIN, Owner::Signals);
+        self.cx.stopping.set(true);
+        for mut listening in std::mem::take(&mut self.listeners) {
+            self.reactor.io().remove(&mut listening.socket, listening.token);
+        }
+        self.cx.launches.cancel_all();
+        self.cx.bus.end_all();
+        let now = self.cx.now();
+        let ids: Vec<u64> = self.conns.keys().copied().collect();
+        for id in ids {
+            if let Some(open) = self.conns.get_mut(&id) {
+                if open.conn.is_idle() {
+                    self.bury(id);
+                    continue;
+                }
+                open.conn.end(End::new(1001, "server going away"), now);
+            }
+            self.pump(id);
+        }
+        if self.cx.config.stop_vms_on_exit {
+            for vm in self.cx.vms.all() {
+                let cx = Rc::clone(&self.cx);
+                self.tasks.spawner().spawn("stop at the end", async move {
+                    if let Err(problem) = crate::vm::stop::stop(&cx, &vm, "server stopped", true).await {
+                        log::error!(vmid:% = vm.vmid; "{}", problem.detail);
+                    }
+                });
+            }
+        }
+    }
+
+    /// True when everything ended, or the time for it is over.
+    fn is_over(&self) -> bool {
+        let Some(until) = self.ending else { return false };
+        let vms_left = self.cx.config.stop_vms_on_exit && !self.cx.vms.is_empty();
+        let launches_left = !self.cx.launches.is_empty();
+        (self.conns.is_empty() && !vms_left && !launches_left) || self.cx.now() >= until
+    }
+
+    /// SIGUSR1: what is going on, for an operator.
+    fn dump(&self) {
+        let now = self.cx.now();
+        log::info!("{} connections, {} tasks, {} VMs", self.conns.len(), self.tasks.len(), self.cx.vms.len());
+        for task in self.tasks.list() {
+            log::info!("task {:?} for {:.1}s", task.name, (now - task.since).as_secs_f64());
+        }
+    }
+
+    fn refresh_date(&mut self) {
+        let now = jiff::Timestamp::now();
+        if self.date.0 != now.as_second() {
+            self.date = (now.as_second(), crate::proto::http::date::format(now));
+        }
+    }
+}
+
+/// Answers a request exactly once: when its story breaks off, with 500.
+struct Reply {
+    answers: Answers,
+    id: Option<u64>,
+}
+
+impl Reply {
+    fn give(mut self, response: Response) {
+        if let Some(id) = self.id.take() {
+            self.answers.borrow_mut().push((id, response));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let problem = Problem::internal("The request broke off; the server's log says why.");
+            self.answers.borrow_mut().push((id, problem.into()));
+        }
+    }
+}

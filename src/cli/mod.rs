@@ -1,5 +1,63 @@
-//! To be written.
-/// Runs the command line.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: one file per subcommand; parsing is `config::cli_args`.
+
+mod check;
+mod serve;
+mod user;
+
+use crate::config::cli_args::{self, Command};
+use crate::config::{Config, Overrides};
+use crate::db::Settings;
+use std::process::ExitCode;
+
+/// Runs the command that the arguments ask for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match cli_args::parse(std::env::args_os().skip(1)) {
+        Err(error) => {
+            eprintln!("vmshare: {error}");
+            return ExitCode::from(2);
+        }
+        Ok(Command::Help(text)) => {
+            print!("{text}");
+            Ok(())
+        }
+        Ok(Command::Version) => {
+            println!("vmshare {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Ok(Command::Serve(overrides)) => serve::run(&overrides),
+        Ok(Command::Check(overrides)) => check::run(&overrides),
+        Ok(Command::User(overrides, action)) => user::run(&overrides, action),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("vmshare: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the settings, starts the log, and says what is odd about them.
+fn load(overrides: &Overrides) -> Result<Config, String> {
+    let cwd = std::env::current_dir().map_err(|e| format!("no working folder: {e}"))?;
+    let (config, warnings) = Config::load(overrides, std::env::vars(), &cwd).map_err(|e| e.to_string())?;
+    crate::log::init(&config.log);
+    for secret in [&config.secret_key, &config.database_url].into_iter().flatten() {
+        crate::log::register_secret(secret.expose());
+    }
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+fn db_settings(config: &Config) -> Settings {
+    Settings {
+        url: config.database_url.as_ref().map(|url| url.expose().to_owned()),
+        base_dir: config.base_dir.clone(),
+        postgres_bin_dir: config.postgres_bin_dir.clone(),
+        queue: config.limits.db_queue,
+        connect_timeout: serve::CONNECT,
+    }
 }

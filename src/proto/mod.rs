@@ -1,1 +1,13 @@
-//! To be written.
+//! Parsers and writers, pure: bytes and values in, values and bytes out.
+//!
+//! No sockets, files, clocks, threads or log in here; a time is an argument. So a test is a table and a fuzzer needs no set-up. Nothing in
+//! here indexes or unwraps outside of tests: what comes from outside must not be able to panic.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
+pub mod http;
+pub mod json;
+pub mod problem;
+pub mod url;

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -45,6 +45,8 @@ struct Call {
     id: u64,
     queued: AtomicBool,
     ready: mpsc::Sender<u64>,
+    /// Ids on the queue, of all tasks.
+    waiting: Arc<AtomicUsize>,
     ring: Ring,
 }
 
@@ -54,8 +56,11 @@ impl Wake for Call {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) && self.ready.send(self.id).is_ok() {
-            (self.ring)();
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            if self.ready.send(self.id).is_ok() {
+                (self.ring)();
+            }
         }
     }
 }
@@ -86,6 +91,7 @@ pub struct Tasks {
     next_id: u64,
     ready: mpsc::Receiver<u64>,
     ready_sender: mpsc::Sender<u64>,
+    waiting: Arc<AtomicUsize>,
     ring: Ring,
     spawned: Spawner,
 }
@@ -96,7 +102,7 @@ impl Tasks {
     pub fn new(ring: Ring) -> Self {
         let (ready_sender, ready) = mpsc::channel();
         let spawned = Spawner(Rc::default());
-        Self { live: HashMap::new(), next_id: 0, ready, ready_sender, ring, spawned }
+        Self { live: HashMap::new(), next_id: 0, ready, ready_sender, waiting: Arc::default(), ring, spawned }
     }
 
     /// A handle that stories use to start other stories.
@@ -135,6 +141,12 @@ impl Tasks {
         (true, panicked)
     }
 
+    /// True when no task waits to be polled: the loop may sleep.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0 && self.spawned.0.borrow().is_empty()
+    }
+
     /// What is alive now.
     pub fn list(&self) -> impl Iterator<Item = TaskInfo> + '_ {
         self.live.values().map(|t| TaskInfo { name: t.name, since: t.since })
@@ -161,10 +173,12 @@ impl Tasks {
                 id,
                 queued: AtomicBool::new(true),
                 ready: self.ready_sender.clone(),
+                waiting: Arc::clone(&self.waiting),
                 ring: Arc::clone(&self.ring),
             });
             let waker = Waker::from(Arc::clone(&queued));
             self.live.insert(id, Task { name, since: now, story, waker, queued });
+            self.waiting.fetch_add(1, Ordering::SeqCst);
             // The receiver is ours: it cannot be gone.
             let _ = self.ready_sender.send(id);
         }

@@ -1,1 +1,247 @@
-//! To be written.
+//! The HTTP contract: one table of routes, and the way from a request to its handler.
+//!
+//! Every request passes here: route, cross-site check, who calls, handler. Handlers are `async fn`s that read as the story of the
+//! request and end in a [`Response`] or a [`Problem`]; they know nothing of sockets. What is in no row of the table is an embedded
+//! page or 404.
+
+pub mod assets;
+pub mod auth;
+pub mod connections;
+pub mod console;
+pub mod events;
+pub mod ops;
+pub mod origin;
+pub mod pages;
+pub mod proxy;
+pub mod session;
+pub mod throttle;
+pub mod vms;
+
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::http::{Head, Method};
+use crate::proto::problem::Problem;
+use crate::proto::url::Query;
+use crate::reactor::task::Cancel;
+use session::Caller;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+
+/// A request on its way through the house.
+pub struct Req {
+    /// Names it in the log and in the `x-request-id` header.
+    pub id: String,
+    /// The head.
+    pub head: Head,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// Whose request it is: the peer, or what a trusted proxy says.
+    pub ip: IpAddr,
+    /// It came over TLS, here or at a trusted proxy.
+    pub secure: bool,
+    /// Set when the asker left.
+    pub gone: Cancel,
+    /// Who calls, once it is known.
+    pub caller: std::cell::OnceCell<Caller>,
+    /// What the path's `{…}` matched, in order.
+    pub params: Vec<String>,
+}
+
+impl Req {
+    /// What the path's `n`th `{…}` matched.
+    #[must_use]
+    pub fn param(&self, n: usize) -> &str {
+        self.params.get(n).map_or("", String::as_str)
+    }
+
+    /// The query's fields.
+    ///
+    /// # Errors
+    /// 400 when it is malformed.
+    pub fn query(&self) -> Result<Query, Problem> {
+        Query::parse(self.head.query.as_deref().unwrap_or(""))
+            .map_err(|e| Problem::bad_request("bad_query", e.to_string()))
+    }
+
+    /// Who calls; only for routes that need somebody.
+    ///
+    /// # Errors
+    /// 401.
+    pub fn caller(&self) -> Result<&Caller, Problem> {
+        self.caller.get().ok_or_else(session::sign_in_first)
+    }
+}
+
+/// Who may call a route at all; finer rights are the handler's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Public,
+    /// Who is signed in.
+    User,
+    /// Administrators.
+    Admin,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>>>>;
+
+/// One row of the table.
+pub struct Route {
+    /// The method; GET answers HEAD too.
+    pub method: Method,
+    /// The path; `{name}` matches one segment.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// The story.
+    pub handler: fn(Cx, Rc<Req>) -> Answering,
+    /// One line for people.
+    pub summary: &'static str,
+}
+
+macro_rules! route {
+    ($method:ident $path:literal $access:ident $handler:path, $summary:literal) => {
+        Route {
+            method: Method::$method,
+            path: $path,
+            access: Access::$access,
+            handler: |cx, req| Box::pin($handler(cx, req)),
+            summary: $summary,
+        }
+    };
+}
+
+/// THE table.
+pub static ROUTES: &[Route] = &[
+    route!(Post "/auth/signup" Public auth::signup, "make an account and sign in"),
+    route!(Post "/auth/login" Public auth::login, "sign in"),
+    route!(Post "/auth/logout" User auth::logout, "end this session"),
+    route!(Get "/auth/me" User auth::me, "who I am, what I may, my VM"),
+    route!(Post "/auth/password" User auth::password, "change my password; other sessions end"),
+    route!(Post "/run-iso" User vms::run_iso, "start my VM, or return the one running"),
+    route!(Get "/vms" User vms::list, "my VMs, live ones first"),
+    route!(Get "/vms/{vmid}" User vms::show, "one VM"),
+    route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
+    route!(Get "/profiles" User vms::profiles, "what I may start"),
+    route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
+    route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
+    route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
+    route!(Get "/ws/{http_port}" User console::vnc, "the screen (websocket)"),
+    route!(Get "/healthz" Public ops::healthz, "the process is alive"),
+    route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
+    route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
+    route!(Get "/metrics" Public ops::metrics, "Prometheus text, for admins and loopback"),
+];
+
+/// Answers a request. `req.params` and `req.caller` are filled in here.
+pub async fn answer(cx: Cx, mut req: Req) -> Response {
+    let result = dispatch(&cx, &mut req).await;
+    let (secure, id) = (result.1, result.2);
+    let mut response = match result.0 {
+        Ok(response) => response,
+        Err(problem) => problem.into(),
+    };
+    if response.upgrade.is_none() {
+        response.headers.push(("x-request-id", id));
+        response.headers.extend(pages::security_headers(secure));
+    }
+    response
+}
+
+async fn dispatch(cx: &Cx, req: &mut Req) -> (Result<Response, Problem>, bool, String) {
+    let (secure, id) = (req.secure, req.id.clone());
+    (route(cx, req).await, secure, id)
+}
+
+async fn route(cx: &Cx, req: &mut Req) -> Result<Response, Problem> {
+    let Some((route, params)) = find(&req.head)? else {
+        return pages::serve(req);
+    };
+    req.params = params;
+    let caller = session::authenticate(cx, req).await;
+    if !matches!(req.head.method, Method::Get | Method::Head | Method::Options) {
+        origin::check(req, matches!(&caller, Ok(Some(caller)) if caller.by_cookie))?;
+    }
+    match (route.access, caller) {
+        // Whoever signs in may hold a dead cookie; a database that is away is told by the handler.
+        (Access::Public, Ok(None) | Err(_)) => {}
+        (_, Err(problem)) => return Err(problem),
+        (_, Ok(None)) => return Err(session::sign_in_first()),
+        (access, Ok(Some(caller))) => {
+            if access == Access::Admin && !caller.is_admin() {
+                return Err(Problem::forbidden("admin_only", "Only administrators may do this."));
+            }
+            let _ = req.caller.set(caller);
+        }
+    }
+    let taken = Req {
+        id: req.id.clone(),
+        head: req.head.clone(),
+        body: std::mem::take(&mut req.body),
+        ip: req.ip,
+        secure: req.secure,
+        gone: req.gone.clone(),
+        caller: std::mem::take(&mut req.caller),
+        params: std::mem::take(&mut req.params),
+    };
+    (route.handler)(Rc::clone(cx), Rc::new(taken)).await
+}
+
+/// The route of a request, or 405 when its path is known under other methods.
+fn find(head: &Head) -> Result<Option<(&'static Route, Vec<String>)>, Problem> {
+    let wanted = if head.method == Method::Head { &Method::Get } else { &head.method };
+    let mut allow: Vec<String> = Vec::new();
+    for route in ROUTES {
+        if let Some(params) = matches(route.path, &head.path) {
+            if route.method == *wanted {
+                return Ok(Some((route, params)));
+            }
+            allow.push(route.method.to_string());
+        }
+    }
+    if allow.is_empty() {
+        return Ok(None);
+    }
+    if allow.iter().any(|method| method == "GET") {
+        allow.push("HEAD".into());
+    }
+    Err(Problem::method_not_allowed(&allow.join(", ")))
+}
+
+fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let mut params = Vec::new();
+    let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (pattern.next(), path.next()) {
+            (None, None) => return Some(params),
+            (Some(want), Some(got)) if want.starts_with('{') && !got.is_empty() => params.push(got.to_owned()),
+            (Some(want), Some(got)) if want == got => {}
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_segments_only() {
+        assert_eq!(matches("/vms/{vmid}/stop", "/vms/abc/stop"), Some(vec!["abc".to_owned()]));
+        assert_eq!(matches("/vms", "/vms"), Some(vec![]));
+        for other in ["/vms//stop", "/vms/abc", "/vms/abc/stop/", "/vms/abc/stop/x", "vms/abc/stop"] {
+            assert_eq!(matches("/vms/{vmid}/stop", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_two_routes_can_match_one_request() {
+        for (i, a) in ROUTES.iter().enumerate() {
+            for b in &ROUTES[i + 1..] {
+                assert!(a.method != b.method || a.path != b.path, "{} {} is there twice", a.method, a.path);
+            }
+        }
+    }
+}

@@ -1,1 +1,128 @@
-//! To be written.
+//! Worker threads for what blocks: files and processes (`disk`), password hashing (`hash`).
+//!
+//! A pool has a bounded queue; a full one refuses at once ([`Refused::Full`]) so that the caller can answer 503 instead of
+//! growing memory. Answers come back by [`oneshot`]. Threads never touch sockets of the loop.
+//! A job that panics ends alone: its answer is dropped, the thread goes on.
+
+pub mod hash;
+
+use crate::reactor::task::oneshot;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Why a job gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The queue is full; nothing was done. Try again in a moment.
+    Full,
+    /// The job broke off in the middle (a bug; the log has it).
+    Broke,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the server is busy, try again in a moment",
+            Self::Broke => "an internal job broke off; the server's log says why",
+        })
+    }
+}
+
+/// Named threads that share one bounded queue. Dropping the last handle ends them after the queued jobs.
+#[derive(Clone)]
+pub struct Pool(SyncSender<Job>);
+
+impl Pool {
+    /// Starts `threads` threads called `name`, with room for `queue` jobs.
+    ///
+    /// # Errors
+    /// The system's, when no thread can be made.
+    pub fn start(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel::<Job>(queue);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..threads {
+            let receiver = Arc::clone(&receiver);
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(&receiver))?;
+        }
+        Ok(Self(sender))
+    }
+
+    /// Runs `job` on the pool and waits for its value.
+    ///
+    /// # Errors
+    /// [`Refused`]; with [`Refused::Full`] the job did not run.
+    pub async fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+        let (answer, promise) = oneshot();
+        let job = move || answer.give(job());
+        match self.0.try_send(Box::new(job)) {
+            Ok(()) => promise.await.map_err(|_| Refused::Broke),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Refused::Full),
+        }
+    }
+}
+
+fn serve(receiver: &Mutex<Receiver<Job>>) {
+    loop {
+        // The lock is held only while waiting for a job, never while one runs.
+        let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            log::error!("a job on thread {} panicked", std::thread::current().name().unwrap_or("?"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::task::Tasks;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    /// Runs one story to its end on this thread.
+    pub(super) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
+        let (ring, rung) = mpsc::channel();
+        let mut tasks = Tasks::new(Arc::new(move || drop(ring.send(()))));
+        let out = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&out);
+        tasks.spawner().spawn("test", async move { *slot.borrow_mut() = Some(story.await) });
+        loop {
+            tasks.run_ready(Instant::now(), 100);
+            if let Some(value) = out.borrow_mut().take() {
+                return value;
+            }
+            rung.recv_timeout(std::time::Duration::from_secs(20)).expect("the story got no wake within 20 s");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_refuses_at_once_and_a_panic_costs_only_its_own_answer() {
+        let pool = Pool::start("test", 1, 1).expect("pool");
+        let (open, gate) = mpsc::channel::<()>();
+        let (started, running) = mpsc::channel();
+        let answers = run(async move {
+            let (pool, other) = (pool.clone(), pool);
+            let held = other.call(move || {
+                started.send(()).expect("test waits");
+                gate.recv().expect("test opens");
+                1
+            });
+            let mut held = Box::pin(held);
+            // Start it, without waiting for its end.
+            std::future::poll_fn(|cx| std::task::Poll::Ready(held.as_mut().poll(cx).is_pending())).await;
+            running.recv().expect("job runs");
+            let mut queued = Box::pin(pool.call(|| panic!("a bug")));
+            std::future::poll_fn(|cx| std::task::Poll::Ready(queued.as_mut().poll(cx).is_pending())).await;
+            let full = pool.call(|| 3).await;
+            open.send(()).expect("job waits");
+            (held.await, queued.await, full, pool.call(|| 4).await)
+        });
+        assert_eq!(answers, (Ok(1), Err(Refused::Broke), Err(Refused::Full), Ok(4)));
+    }
+}

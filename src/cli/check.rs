@@ -1,0 +1,54 @@
+//! `vmshare check`: what this host has, what is missing, and how to mend it.
+
+use crate::config::{Overrides, Tls};
+use crate::net::tls::TlsSettings;
+use crate::sys::{statvfs, user};
+use crate::vm::{args::Accel, programs};
+
+/// Least free space below which the check complains.
+const FREE_MIN: u64 = 2 << 30;
+
+/// Prints the findings.
+///
+/// # Errors
+/// Something without which no VM can be started.
+pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
+    let config = super::load(overrides)?;
+    let mut missing = 0;
+    let mut tell = |good: bool, what: String| {
+        missing += u32::from(!good);
+        println!("{} {what}", if good { "ok     " } else { "MISSING" });
+    };
+    match programs::look(&config) {
+        Ok(found) => {
+            tell(true, format!("QEMU {} at {}", found.version, found.qemu.display()));
+            let remark = if found.choice.accel == Accel::Tcg {
+                "; guests run slower, and QEMU's manual says that TCG is no security boundary"
+            } else {
+                ""
+            };
+            tell(true, format!("accelerator {}: {}{remark}", found.choice.accel, found.choice.why));
+            let img = found.qemu_img.map(|path| path.display().to_string());
+            tell(img.is_some(), img.unwrap_or_else(|| "qemu-img: apt-get install qemu-utils".into()));
+        }
+        Err(why) => tell(false, why),
+    }
+    match crate::db::open_for_cli(&super::db_settings(&config)) {
+        Ok(_) => tell(true, "database answers".into()),
+        Err(why) => tell(false, format!("database: {why}")),
+    }
+    if let Tls::Files { cert, key } = &config.tls {
+        match TlsSettings::load(cert, key) {
+            Ok(_) => tell(true, format!("certificate {}", cert.display())),
+            Err(e) => tell(false, e.to_string()),
+        }
+    }
+    match statvfs::free_bytes(&config.base_dir) {
+        Ok(free) => tell(free >= FREE_MIN, format!("{} MiB free in {}", free >> 20, config.base_dir.display())),
+        Err(e) => tell(false, format!("{}: {e}", config.base_dir.display())),
+    }
+    if user::euid() == 0 {
+        println!("note    the server would run as root, and so would QEMU; conf/vmshare.service runs it as a user of its own");
+    }
+    if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
+}

@@ -1,0 +1,416 @@
+//! One HTTP/1.1 connection: bytes to requests, responses to bytes (RFC 9112), until it ends or becomes a relay.
+//!
+//! A connection works on one request at a time. While one is pending nothing is read, so what a client pipelines waits in the kernel;
+//! while output waits no further request is taken. [`Conn::pump`] runs until the socket blocks, a request is handed out, or
+//! its turn is over. Deadlines are told by [`Conn::next_timeout`] and acted on by [`Conn::on_timeout`]: one for the head, one for the
+//! body, one for idleness, one for a peer that does not read.
+//!
+//! After an error the connection closes, but not before its answer can arrive: output ends, input is read and dropped for a moment
+//! (RFC 9112 9.6), because a reset would destroy the answer in flight.
+
+use super::Scratch;
+use super::feed::Feed;
+use super::outbuf::Piece;
+use super::relay::{End, Pumped, Relay};
+use super::response::{Body, Response};
+use super::stream::{Received, Stream};
+use crate::proto::http::reader::{Event, RequestReader};
+use crate::proto::http::response::{self as wire, Framing};
+use crate::proto::http::{BodyLength, Head, Method};
+use crate::proto::problem::Problem;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Bytes dropped after an error before the connection is cut.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// Time given to the peer to read an error.
+const LINGER: Duration = Duration::from_secs(3);
+/// Input taken in one turn.
+const QUANTUM: usize = 256 * 1024;
+
+/// The bounds a connection keeps; see the configuration's `[limits]`.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// For the parser.
+    pub head: crate::proto::http::reader::Limits,
+    /// Longest body kept for a handler.
+    pub body_bytes: usize,
+    /// From a head's first byte to its end.
+    pub head_time: Duration,
+    /// From the head to the body's end.
+    pub body_time: Duration,
+    /// Between requests.
+    pub idle_time: Duration,
+    /// Without a byte leaving while some wait.
+    pub write_time: Duration,
+}
+
+/// A whole request.
+pub struct Request {
+    /// The head.
+    pub head: Head,
+    /// The body, at most [`Bounds::body_bytes`].
+    pub body: Vec<u8>,
+}
+
+/// What a pump left.
+pub enum Outcome {
+    /// Nothing to do until an event.
+    Idle,
+    /// The turn is over, but not the work.
+    More,
+    /// A request for the house; the connection waits for [`Conn::respond`].
+    Request(Request),
+    /// The connection is over and can be dropped.
+    Closed,
+}
+
+/// For the access log.
+pub struct Sent {
+    /// The status code.
+    pub status: u16,
+    /// Body bytes, 0 for streams.
+    pub bytes: u64,
+}
+
+enum Phase {
+    /// Between requests, or in the middle of one; `head` is there while its body is read.
+    Reading { head: Option<Box<Head>>, body: Vec<u8>, since: Option<Instant> },
+    /// The house works on it.
+    Pending { head_only: bool, http10: bool, keep_alive: bool },
+    /// Events are written as they come.
+    Events(Feed),
+    /// Output ends, then what still comes is dropped.
+    Lingering { until: Instant, left: usize, finished: bool },
+    /// A websocket.
+    Relay(Box<Relay>),
+}
+
+/// See the file's page.
+pub struct Conn {
+    stream: Stream,
+    bounds: Rc<Bounds>,
+    reader: RequestReader,
+    input: Vec<u8>,
+    phase: Phase,
+    idle_since: Instant,
+    /// The peer's address, for logs and throttling.
+    pub peer: IpAddr,
+    /// True on the plain port that only redirects.
+    pub redirects: bool,
+    /// The peer will send no more.
+    half_closed: bool,
+}
+
+impl Conn {
+    /// An accepted connection.
+    #[must_use]
+    pub fn new(stream: Stream, peer: IpAddr, redirects: bool, bounds: Rc<Bounds>, now: Instant) -> Self {
+        Self {
+            stream,
+            reader: RequestReader::new(bounds.head.clone()),
+            bounds,
+            input: Vec::new(),
+            phase: Phase::Reading { head: None, body: Vec::new(), since: None },
+            idle_since: now,
+            peer,
+            redirects,
+            half_closed: false,
+        }
+    }
+
+    /// The stream, for registering it and for its events.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// The relay it became, if it did, with its stream.
+    pub fn relay(&mut self) -> Option<(&mut Relay, &mut Stream)> {
+        match &mut self.phase {
+            Phase::Relay(relay) => Some((relay, &mut self.stream)),
+            _ => None,
+        }
+    }
+
+    /// True while a handler works on its request.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::Pending { .. })
+    }
+
+    /// True when nothing is lost by closing it: no request is in work and no output waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Reading { head: None, .. }) && self.input.is_empty() && !self.stream.is_blocked()
+    }
+
+    /// The peer will send no more: a pending request's asker has probably left.
+    pub fn peer_closed(&mut self) {
+        self.half_closed = true;
+    }
+
+    /// Ends a stream of events or a relay because the server goes away or the right to it ended.
+    pub fn end(&mut self, end: End, now: Instant) {
+        match &mut self.phase {
+            Phase::Relay(relay) => relay.close(&mut self.stream, end, now),
+            Phase::Events(feed) => feed.end(),
+            _ => {}
+        }
+    }
+
+    /// Moves what can be moved.
+    pub fn pump(&mut self, scratch: &mut Scratch, now: Instant) -> Outcome {
+        let mut budget = QUANTUM;
+        loop {
+            if let Phase::Relay(relay) = &mut self.phase {
+                return match relay.pump(&mut self.stream, scratch, now) {
+                    Pumped::Idle => Outcome::Idle,
+                    Pumped::More => Outcome::More,
+                    Pumped::Done => Outcome::Closed,
+                };
+            }
+            if self.stream.flush(now).is_err() {
+                return Outcome::Closed;
+            }
+            if self.stream.is_blocked() && !matches!(self.phase, Phase::Lingering { .. }) {
+                return Outcome::Idle;
+            }
+            match &mut self.phase {
+                Phase::Relay(_) | Phase::Pending { .. } => return Outcome::Idle,
+                Phase::Events(_) => match self.pump_events() {
+                    Some(outcome) => return outcome,
+                    None => continue,
+                },
+                Phase::Lingering { .. } => return self.pump_lingering(scratch, now),
+                Phase::Reading { .. } => {}
+            }
+            match self.parse(now) {
+                Ok(Some(request)) => return Outcome::Request(request),
+                Ok(None) => {}
+                Err(problem) => {
+                    self.refuse(problem, now);
+                    continue;
+                }
+            }
+            if self.stream.is_blocked() {
+                continue;
+            }
+            if budget == 0 {
+                return Outcome::More;
+            }
+            match self.stream.receive(scratch) {
+                Received::Bytes(bytes) => {
+                    budget = budget.saturating_sub(bytes.len());
+                    if let Phase::Reading { since, .. } = &mut self.phase {
+                        since.get_or_insert(now);
+                    }
+                    self.input.extend_from_slice(bytes);
+                }
+                Received::Blocked => return Outcome::Idle,
+                Received::End | Received::Broken(_) => return Outcome::Closed,
+                Received::NotTls => {
+                    self.stream.drop_tls();
+                    self.refuse(
+                        Problem::bad_request("tls_required", "This port speaks HTTPS: write https:// in the address."),
+                        now,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Writes the answer to the pending request; a relay must have been upgraded by [`Conn::become_relay`] instead.
+    pub fn respond(&mut self, response: Response, close: bool, now: Instant, date: &str) -> Sent {
+        let Phase::Pending { head_only, http10, keep_alive } = self.phase else {
+            return Sent { status: 0, bytes: 0 };
+        };
+        let keep_alive = keep_alive && !close && !self.half_closed_for_good();
+        let length = response.body.len();
+        let framing = match length {
+            Some(length) => Framing::Length(length),
+            None if http10 => Framing::UntilClose,
+            None => Framing::Chunked,
+        };
+        let keep_alive = keep_alive && !matches!(framing, Framing::UntilClose);
+        let mut head = Vec::with_capacity(512);
+        wire::write_head(&mut head, response.status, &response.headers, framing, keep_alive, date);
+        self.stream.push(Piece::Owned(head));
+        let mut sent = Sent { status: response.status, bytes: 0 };
+        self.phase = if keep_alive {
+            Phase::Reading { head: None, body: Vec::new(), since: None }
+        } else {
+            Phase::Lingering { until: now + LINGER, left: LINGER_BYTES, finished: false }
+        };
+        self.idle_since = now;
+        if !head_only {
+            sent.bytes = length.unwrap_or(0);
+            match response.body {
+                Body::Empty => {}
+                Body::Bytes(bytes) => self.stream.push(Piece::Owned(bytes)),
+                Body::Static(bytes) => self.stream.push(Piece::Static(bytes)),
+                Body::Events(feed) => self.phase = Phase::Events(feed),
+            }
+        }
+        sent
+    }
+
+    /// Answers the pending request with 101 and speaks websocket from then on.
+    pub fn become_relay(&mut self, relay: Box<Relay>, headers: &[(&'static str, String)], now: Instant, date: &str) {
+        let mut head = Vec::with_capacity(256);
+        wire::write_head(&mut head, 101, headers, Framing::None, true, date);
+        self.stream.push(Piece::Owned(head));
+        self.idle_since = now;
+        self.phase = Phase::Relay(relay);
+        // A client must not send frames before it has the 101; what came all the same is not a frame we promised to read.
+        self.input = Vec::new();
+    }
+
+    /// The earliest of this connection's deadlines.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if self.stream.is_blocked() {
+            let write = self.stream.moved() + self.bounds.write_time;
+            return match &self.phase {
+                Phase::Lingering { until, .. } => Some(write.min(*until)),
+                Phase::Relay(relay) => Some(relay.next_timeout().map_or(write, |end| end.min(write))),
+                _ => Some(write),
+            };
+        }
+        match &self.phase {
+            Phase::Reading { head: Some(_), since, .. } => since.map(|at| at + self.bounds.body_time),
+            Phase::Reading { head: None, since: Some(since), .. } => Some(*since + self.bounds.head_time),
+            Phase::Reading { .. } => Some(self.idle_since + self.bounds.idle_time),
+            Phase::Lingering { until, .. } => Some(*until),
+            Phase::Relay(relay) => relay.next_timeout(),
+            Phase::Pending { .. } | Phase::Events(_) => None,
+        }
+    }
+
+    /// A deadline has passed. False: drop the connection.
+    pub fn on_timeout(&mut self, now: Instant) -> bool {
+        if self.next_timeout().is_none_or(|at| at > now) {
+            return true;
+        }
+        match &self.phase {
+            _ if self.stream.is_blocked() => false,
+            Phase::Reading { since: Some(_), .. } => {
+                self.refuse(Problem::timeout("The request did not arrive in time. Send it again."), now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn half_closed_for_good(&self) -> bool {
+        self.half_closed && self.input.is_empty() && !self.stream.is_readable()
+    }
+
+    /// Takes the next request out of the input, if it is whole.
+    fn parse(&mut self, now: Instant) -> Result<Option<Request>, Problem> {
+        let Phase::Reading { head, body, since } = &mut self.phase else { return Ok(None) };
+        let mut rest = self.input.as_slice();
+        let mut whole = None;
+        while whole.is_none() {
+            match self.reader.next(&mut rest)? {
+                None => break,
+                Some(Event::Head(new)) => {
+                    let announced = match new.body {
+                        BodyLength::None => 0,
+                        BodyLength::Length(length) => length,
+                        BodyLength::Chunked => 1,
+                    };
+                    if announced > self.bounds.body_bytes as u64 {
+                        return Err(too_large(self.bounds.body_bytes));
+                    }
+                    if new.expect_continue && announced > 0 && rest.is_empty() {
+                        self.stream.push(Piece::Static(wire::CONTINUE));
+                    }
+                    *since = Some(now);
+                    *head = Some(Box::new(new));
+                }
+                Some(Event::Body(bytes)) => {
+                    if body.len() + bytes.len() > self.bounds.body_bytes {
+                        return Err(too_large(self.bounds.body_bytes));
+                    }
+                    body.extend_from_slice(bytes);
+                }
+                Some(Event::End) => whole = head.take(),
+            }
+        }
+        let request = whole.map(|head| Request { head: *head, body: std::mem::take(body) });
+        let used = self.input.len() - rest.len();
+        if used == self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..used);
+        }
+        if let Some(Request { head, .. }) = &request {
+            self.phase = Phase::Pending {
+                head_only: head.method == Method::Head,
+                http10: head.version.is_http10(),
+                keep_alive: head.keep_alive,
+            };
+        }
+        Ok(request)
+    }
+
+    /// Answers a request that never became one, and closes.
+    fn refuse(&mut self, problem: Problem, now: Instant) {
+        log::debug!(peer:% = self.peer, status = problem.status; "request refused: {}", problem.detail);
+        self.phase = Phase::Pending { head_only: false, http10: false, keep_alive: false };
+        self.input = Vec::new();
+        let date = crate::proto::http::date::format(jiff::Timestamp::now());
+        self.respond(problem.into(), true, now, &date);
+    }
+
+    fn pump_events(&mut self) -> Option<Outcome> {
+        let Phase::Events(feed) = &self.phase else { return None };
+        match feed.take() {
+            Some(piece) => {
+                let mut frame = Vec::new();
+                wire::write_chunk(&mut frame, &piece);
+                self.stream.push(Piece::Owned(frame));
+                None
+            }
+            None if feed.is_over() => {
+                self.stream.push(Piece::Static(wire::LAST_CHUNK));
+                self.phase = Phase::Lingering { until: self.idle_since + LINGER, left: LINGER_BYTES, finished: false };
+                None
+            }
+            None => Some(if self.half_closed { Outcome::Closed } else { Outcome::Idle }),
+        }
+    }
+
+    fn pump_lingering(&mut self, scratch: &mut Scratch, now: Instant) -> Outcome {
+        if self.stream.is_blocked() {
+            return Outcome::Idle;
+        }
+        let Phase::Lingering { left, until, finished } = &mut self.phase else { return Outcome::Closed };
+        if !*finished {
+            *finished = true;
+            *until = now + LINGER;
+            self.stream.finish();
+        }
+        while *left > 0 {
+            match self.stream.receive(scratch) {
+                Received::Bytes(bytes) => *left = left.saturating_sub(bytes.len()),
+                Received::Blocked => return Outcome::Idle,
+                Received::End | Received::NotTls | Received::Broken(_) => return Outcome::Closed,
+            }
+        }
+        Outcome::Closed
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Phase::Events(feed) = &self.phase {
+            feed.end();
+        }
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(413, "body_too_large", format!("The body is larger than the {limit} bytes this path takes."))
+}

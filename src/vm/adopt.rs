@@ -1,0 +1,143 @@
+//! After a start: takes back the VMs that outlived a former server, and ends what did not.
+//!
+//! Runs once, before the first launch. A row's process is the same one only if its start time is too; then its monitor is taken over.
+//! What was starting when the server died is taken back whole. Folders without a live row are removed.
+
+use super::args::Accel;
+use super::process::Process;
+use super::{real, stop, watch};
+use crate::db::vms::{self, VmRow, VmState};
+use crate::house::{Cx, House};
+use crate::proto::problem::Problem;
+use crate::sys::signal::Signal;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long an adopted QEMU may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Between attempts while the database is away.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Starts the story; [`House::swept`] is set at its end.
+pub fn begin(cx: &Cx) {
+    let (cx, spawner) = (Rc::clone(cx), cx.spawner.clone());
+    spawner.spawn("adopt", async move {
+        seed_ports(&cx).await;
+        let rows = loop {
+            match cx.db(vms::live_all(&cx.db)).await {
+                Ok(rows) => break rows,
+                Err(_) if cx.stopping.get() => return,
+                Err(_) => cx.clock.sleep(RETRY).await,
+            }
+        };
+        let mut kept = HashSet::new();
+        for row in rows {
+            if adopt(&cx, &row).await {
+                kept.insert(row.vmid);
+            }
+        }
+        sweep_folders(&cx, kept).await;
+        cx.swept.set(true);
+    });
+}
+
+async fn seed_ports(cx: &House) {
+    let ranges: Vec<_> =
+        cx.config.profiles.values().map(|p| (p.vnc_ports.clone(), p.http_ports.clone())).collect();
+    while cx.db(crate::db::ports::seed(&cx.db, ranges.clone())).await.is_err() && !cx.stopping.get() {
+        cx.clock.sleep(RETRY).await;
+    }
+}
+
+/// True when the VM goes on.
+async fn adopt(cx: &Cx, row: &VmRow) -> bool {
+    let (process, why) = match take_process(cx, row) {
+        Ok(process) => (process, ""),
+        Err(why) => (None, why),
+    };
+    let Some(process) = process else {
+        log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
+        return gone(cx, row, why).await;
+    };
+    if row.state == VmState::Starting {
+        real::kill(cx, &process).await;
+        return gone(cx, row, "the server ended while it started").await;
+    }
+    match cx.within(ANSWER_WAIT, process.connect_monitor(cx)).await {
+        Some(Ok(())) => {}
+        _ => {
+            log::warn!(vmid:% = row.vmid; "its qemu (pid {}) does not answer; it is ended", process.pid);
+            process.signal(Signal::Kill);
+            real::kill(cx, &process).await;
+            return gone(cx, row, "qemu did not answer after a restart of the server").await;
+        }
+    }
+    let Ok(vm) = real::live(cx, row, &process) else { return false };
+    watch::begin(cx, &vm);
+    log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
+    if row.state == VmState::Stopping {
+        let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));
+        cx.spawner.spawn("go on stopping", async move {
+            if let Err(Problem { detail, .. }) = stop::stop(&story, &vm, "stopped by user", false).await {
+                log::error!(vmid:% = vm.vmid; "{detail}");
+            }
+        });
+    }
+    true
+}
+
+/// The row's process, if it lives.
+fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static str> {
+    const GONE: &str = "its qemu ended while the server was away";
+    if row.boot_id.as_deref().is_some_and(|id| id != crate::sys::process::boot_id()) {
+        return Err("host restarted");
+    }
+    let (Some(pid), Some(start)) = (row.pid, row.pid_start) else {
+        return Err(GONE);
+    };
+    let vmid = real::vmid_of(row).map_err(|_| GONE)?;
+    let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
+    let folder = real::run_dir(cx, &row.vmid);
+    Process::adopted(cx, vmid, pid, start, accel, folder).map(Some).map_err(|_| GONE)
+}
+
+async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
+    real::finish(cx, &row.vmid, VmState::Stopped, why).await;
+    real::remove_folder(cx, &row.vmid).await;
+    false
+}
+
+/// Removes run folders that no live VM owns, and ends a QEMU that was started but not written down.
+async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
+    let runs = cx.config.base_dir.join("runs");
+    let swept = cx.disk(move || {
+        let Ok(entries) = std::fs::read_dir(&runs) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if super::Vmid::parse(&name).is_none() || kept.contains(&name) {
+                continue;
+            }
+            if let Some(pid) = stray(&entry.path(), &name) {
+                log::warn!(vmid:% = name; "a qemu without a row (pid {pid}) is ended");
+                if let Ok(process) = crate::sys::pidfd::PidFd::open(pid) {
+                    let _ = process.send(Signal::Kill);
+                }
+            }
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => log::info!(vmid:% = name; "run folder without a vm removed"),
+                Err(e) => log::error!("{}: {e}", entry.path().display()),
+            }
+        }
+    });
+    if let Err(problem) = swept.await {
+        log::error!("run folders are not swept: {}", problem.detail);
+    }
+}
+
+/// The QEMU that its pid file names, if it is really this VM's.
+fn stray(folder: &std::path::Path, vmid: &str) -> Option<u32> {
+    let pid: u32 = std::fs::read_to_string(folder.join("qemu.pid")).ok()?.trim().parse().ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    String::from_utf8_lossy(&line).split('\0').any(|arg| arg == vmid).then_some(pid)
+}

@@ -1,0 +1,285 @@
+//! A running QEMU process: its pidfd, its output, its monitor.
+//!
+//! Exits are told by a pidfd, not by SIGCHLD, because an adopted QEMU is not our child. Standard output and error are pipes while
+//! the server that started it lives; they go to the log with `vmid=`, and the last lines are kept for the VM's `exit`.
+
+use super::monitor::{Failed, Monitor};
+use super::{Vmid, qmp_socket};
+use crate::house::{Cx, House, Owner};
+use crate::proto::qmp::VmEvent;
+use crate::reactor::task::Latch;
+use crate::sys::child::Child;
+use crate::sys::pidfd::{Exit, PidFd};
+use crate::sys::signal::Signal;
+use crate::vm::args::Accel;
+use mio::Token;
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Lines of output kept.
+const TAIL_LINES: usize = 20;
+/// Longest line kept; the rest of it is dropped.
+const LINE_BYTES: usize = 1024;
+/// First and longest pause between attempts to connect to a socket QEMU has not made yet.
+const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
+/// See the file's page.
+pub struct Process {
+    /// Names it in events.
+    pub id: u64,
+    /// The VM it runs.
+    pub vmid: Vmid,
+    /// Its process id.
+    pub pid: u32,
+    /// Its start time in clock ticks since boot: with the pid, a process for certain.
+    pub start: u64,
+    /// What executes the guest.
+    pub accel: Accel,
+    /// The VM's folder.
+    pub run_dir: PathBuf,
+    pidfd: PidFd,
+    exit_token: Cell<Option<Token>>,
+    stdout: RefCell<Option<Pipe>>,
+    stderr: RefCell<Option<Pipe>>,
+    tail: RefCell<VecDeque<String>>,
+    monitor: RefCell<Option<Monitor>>,
+    /// Set when it is gone.
+    pub exit: Latch<Exit>,
+    /// The guest turned itself off.
+    pub guest_shutdown: Cell<bool>,
+    /// KVM gave up in the middle of the guest.
+    pub kvm_broke: Cell<bool>,
+}
+
+struct Pipe {
+    file: File,
+    token: Token,
+    line: Vec<u8>,
+}
+
+impl Process {
+    /// Takes a started child into the loop.
+    ///
+    /// # Errors
+    /// No descriptor can be registered; the child is killed then.
+    pub fn started(cx: &Cx, vmid: Vmid, child: Child, accel: Accel, run_dir: PathBuf) -> std::io::Result<std::rc::Rc<Self>> {
+        let start = crate::sys::process::start_time(child.pid)?.unwrap_or(0);
+        let process = Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir)?;
+        *process.stdout.borrow_mut() = Pipe::register(cx, child.stdout, Owner::Stdout(process.id));
+        *process.stderr.borrow_mut() = Pipe::register(cx, child.stderr, Owner::Stderr(process.id));
+        Ok(process)
+    }
+
+    /// Takes a process that outlived a former server.
+    ///
+    /// # Errors
+    /// It is gone, or no descriptor can be registered.
+    pub fn adopted(cx: &Cx, vmid: Vmid, pid: u32, start: u64, accel: Accel, run_dir: PathBuf) -> std::io::Result<std::rc::Rc<Self>> {
+        let pidfd = PidFd::open(pid)?;
+        // Only now the pid cannot be reused: is it still the same process?
+        if !crate::sys::process::is_same_process(pid, start) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        Self::register(cx, vmid, pid, start, pidfd, accel, run_dir)
+    }
+
+    fn register(
+        cx: &Cx,
+        vmid: Vmid,
+        pid: u32,
+        start: u64,
+        pidfd: PidFd,
+        accel: Accel,
+        run_dir: PathBuf,
+    ) -> std::io::Result<std::rc::Rc<Self>> {
+        let id = cx.vms.next_process_id();
+        let token = match cx.io.add_fd(pidfd.as_raw_fd(), Owner::Exit(id)) {
+            Ok(token) => token,
+            Err(e) => {
+                let _ = pidfd.send(Signal::Kill);
+                return Err(e);
+            }
+        };
+        let process = std::rc::Rc::new(Self {
+            id,
+            vmid,
+            pid,
+            start,
+            accel,
+            run_dir,
+            pidfd,
+            exit_token: Cell::new(Some(token)),
+            stdout: RefCell::default(),
+            stderr: RefCell::default(),
+            tail: RefCell::default(),
+            monitor: RefCell::default(),
+            exit: Latch::default(),
+            guest_shutdown: Cell::new(false),
+            kvm_broke: Cell::new(false),
+        });
+        cx.vms.insert_process(std::rc::Rc::clone(&process));
+        Ok(process)
+    }
+
+    /// Connects the monitor, trying until QEMU has made its socket, and waits for QEMU to take commands. A plain wait: bound it.
+    ///
+    /// # Errors
+    /// QEMU closed the monitor or refused to negotiate.
+    pub async fn connect_monitor(&self, cx: &Cx) -> Result<(), Failed> {
+        let path = qmp_socket(&self.run_dir);
+        let mut pause = RETRY.0;
+        let monitor = loop {
+            match Monitor::connect(cx, &path, self.id) {
+                Ok(monitor) => break monitor,
+                Err(_) => cx.clock.sleep(pause).await,
+            }
+            pause = (pause * 2).min(RETRY.1);
+        };
+        let greeting = monitor.greeting.clone();
+        if let Some(mut old) = self.monitor.replace(Some(monitor)) {
+            old.end(cx);
+        }
+        greeting.wait().await;
+        self.execute("qmp_capabilities", None).await.map(drop)
+    }
+
+    /// Runs a QMP command.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn execute(&self, name: &str, arguments: Option<Value>) -> Result<Value, Failed> {
+        let promise = self.monitor.borrow_mut().as_mut().and_then(|monitor| monitor.send(name, arguments));
+        match promise {
+            Some(promise) => promise.await.unwrap_or(Err(Failed::Ended)),
+            None => Err(Failed::Ended),
+        }
+    }
+
+    /// Sends a signal; one to a process that is gone does nothing.
+    pub fn signal(&self, signal: Signal) {
+        if self.exit.get().is_none() {
+            let _ = self.pidfd.send(signal);
+        }
+    }
+
+    /// The last line it wrote, for people.
+    #[must_use]
+    pub fn last_line(&self) -> Option<String> {
+        self.tail.borrow().back().cloned()
+    }
+
+    /// An event of the monitor's socket.
+    pub fn on_monitor(self: &std::rc::Rc<Self>, cx: &Cx) {
+        let mut events = Vec::new();
+        if let Some(monitor) = self.monitor.borrow_mut().as_mut() {
+            monitor.on_ready(cx, |event| events.push(event));
+        }
+        for event in events {
+            match event {
+                VmEvent::Shutdown { guest, .. } => self.guest_shutdown.set(guest),
+                VmEvent::Stop => super::watch::look_why_it_stopped(cx, self),
+                other => log::debug!(vmid:% = self.vmid; "qemu event {other:?}"),
+            }
+        }
+    }
+
+    /// An event of a pipe.
+    pub fn on_output(&self, house: &House, which: &Owner) {
+        let pipe = if matches!(which, Owner::Stdout(_)) { &self.stdout } else { &self.stderr };
+        let mut lines = Vec::new();
+        let mut slot = pipe.borrow_mut();
+        if slot.as_mut().is_some_and(|pipe| pipe.read(&mut lines))
+            && let Some(pipe) = slot.take()
+        {
+            house.io.remove_fd(pipe.file.as_raw_fd(), pipe.token);
+            lines.extend((!pipe.line.is_empty()).then_some(pipe.line));
+        }
+        drop(slot);
+        for line in lines {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if !line.is_empty() {
+                log::info!(vmid:% = self.vmid; "qemu: {line}");
+                let mut tail = self.tail.borrow_mut();
+                if tail.len() == TAIL_LINES {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+            }
+        }
+    }
+
+    /// The pidfd says that it is gone.
+    pub fn on_exit(&self, house: &House) {
+        let exit = match self.pidfd.reap() {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(e) => {
+                log::error!(vmid:% = self.vmid; "qemu (pid {}) cannot be reaped: {e}", self.pid);
+                Exit::Unknown
+            }
+        };
+        // Its last words are still in the pipes.
+        self.on_output(house, &Owner::Stdout(self.id));
+        self.on_output(house, &Owner::Stderr(self.id));
+        if let Some(mut monitor) = self.monitor.borrow_mut().take() {
+            // A SHUTDOWN event may wait unread.
+            monitor.on_ready(house, |event| {
+                if let VmEvent::Shutdown { guest, .. } = event {
+                    self.guest_shutdown.set(guest);
+                }
+            });
+            monitor.end(house);
+        }
+        for pipe in [&self.stdout, &self.stderr] {
+            if let Some(pipe) = pipe.borrow_mut().take() {
+                house.io.remove_fd(pipe.file.as_raw_fd(), pipe.token);
+            }
+        }
+        if let Some(token) = self.exit_token.take() {
+            house.io.remove_fd(self.pidfd.as_raw_fd(), token);
+        }
+        house.vms.remove_process(self.id);
+        self.exit.set(exit);
+    }
+}
+
+impl Pipe {
+    fn register(house: &House, fd: OwnedFd, owner: Owner) -> Option<Self> {
+        let file = File::from(fd);
+        match house.io.add_fd(file.as_raw_fd(), owner) {
+            Ok(token) => Some(Self { file, token, line: Vec::new() }),
+            Err(e) => {
+                log::error!("qemu's output cannot be watched: {e}");
+                None
+            }
+        }
+    }
+
+    /// Reads what is there into whole lines; true at the end of the pipe.
+    fn read(&mut self, lines: &mut Vec<Vec<u8>>) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.file.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(count) => {
+                    for &byte in buffer.get(..count).unwrap_or_default() {
+                        if byte == b'\n' {
+                            lines.push(std::mem::take(&mut self.line));
+                        } else if self.line.len() < LINE_BYTES {
+                            self.line.push(byte);
+                        }
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The steps of a launch, done for real: files and forks on the `disk` threads, rows on the `db` thread, QEMU by QMP.
+
+use super::args::{self, Accel, Machine, Network, Video, Vnc};
+use super::launch::{Image, Undo, Wish, World};
+use super::process::Process;
+use super::{Vm, Vmid, image, vnc_socket, watch};
+use crate::config::{self, Profile};
+use crate::db::vms::{self, Reserved, VmRow, VmState};
+use crate::house::{Cx, House};
+use crate::proto::problem::Problem;
+use crate::reactor::task::{Either, Latch, first};
+use crate::sys::child::{self, Spawn};
+use crate::sys::pidfd::Exit;
+use crate::sys::signal::Signal;
+use std::cell::{Cell, RefCell};
+use std::fs::DirBuilder;
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a killed QEMU may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How long the screen may take to greet once QEMU takes commands.
+const BANNER_WAIT: Duration = Duration::from_secs(2);
+/// Between attempts to write an end to a database that is away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A VM's folder.
+#[must_use]
+pub fn run_dir(house: &House, vmid: &str) -> PathBuf {
+    house.config.base_dir.join("runs").join(vmid)
+}
+
+/// The profile a row was started with.
+pub(super) fn profile<'a>(house: &'a House, name: &str) -> Result<&'a Profile, Problem> {
+    house.config.profiles.get(name).ok_or_else(|| {
+        let known: Vec<&str> = house.config.profiles.keys().map(String::as_str).collect();
+        Problem::unprocessable("profile", format!("there is no profile {name:?}; choose one of {}", known.join(", ")))
+    })
+}
+
+/// The id in a row.
+pub(super) fn vmid_of(row: &VmRow) -> Result<Vmid, Problem> {
+    Vmid::parse(&row.vmid).ok_or_else(|| Problem::internal("A VM's row has no valid id."))
+}
+
+impl World for Cx {
+    type Qemu = Rc<Process>;
+
+    async fn check_image(&self, wish: &Wish) -> Result<Image, Problem> {
+        let config = Arc::clone(&self.config);
+        let wish = wish.clone();
+        self.disk(move || {
+            let profile = config.profiles.get(&wish.profile).ok_or_else(|| Problem::internal("no such profile"))?;
+            image::find(&config, profile, &wish.user, wish.iso.as_deref())
+        })
+        .await?
+    }
+
+    async fn reserve(&self, wish: &Wish, image: &Image) -> Result<Reserved, Problem> {
+        let profile = profile(self, &wish.profile)?;
+        let reservation = vms::Wish {
+            vmid: Vmid::random().to_string(),
+            user_id: wish.user.clone(),
+            profile: wish.profile.clone(),
+            iso: image.name.clone(),
+            persistence: "ephemeral".into(),
+            memory_mb: wish.memory_mb,
+            cpus: wish.cpus,
+            vnc_range: profile.vnc_ports.clone(),
+            http_range: profile.http_ports.clone(),
+        };
+        let vmid = reservation.vmid.clone();
+        match self.db(vms::reserve(&self.db, reservation)).await {
+            Ok(reserved) => {
+                if let Reserved::New(row) = &reserved {
+                    self.bus.publish_row(row);
+                }
+                Ok(reserved)
+            }
+            Err(problem) => {
+                // The answer may be lost although the row was written.
+                forget(self, vmid).await;
+                Err(problem)
+            }
+        }
+    }
+
+    async fn wait_for_end(&self, row: &VmRow) -> Result<(), Problem> {
+        let grace = Duration::from_secs(u64::from(self.config.limits.stop_grace_seconds) + 10);
+        match self.vms.get(vmid_of(row)?) {
+            Some(vm) => drop(self.within(grace, vm.ended.wait()).await),
+            // Nobody here knows it: a sweep or another step is about to end it.
+            None => self.clock.sleep(Duration::from_millis(500)).await,
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, row: &VmRow, wish: &Wish) -> Result<(), Problem> {
+        let folder = run_dir(self, &row.vmid);
+        let made = folder.clone();
+        self.disk(move || DirBuilder::new().recursive(true).mode(0o700).create(made)).await?.map_err(no_space)?;
+        let Some(size) = wish.data_disk_gb else { return Ok(()) };
+        let qemu_img = self.programs.qemu_img()?;
+        let args = args::qemu_img_create(&qemu_img, &scratch_disk(&folder), size);
+        let ran = self.disk(move || run_to_end(&args)).await?;
+        ran.map_err(|why| Problem::new(507, "disk_failed", format!("The scratch disk could not be made: {why}")))
+    }
+
+    async fn spawn(&self, row: &VmRow, wish: &Wish, image: &Image) -> Result<Rc<Process>, Problem> {
+        let accel = self.programs.accel();
+        spawn_qemu(self, row, &image.path, wish.data_disk_gb.is_some(), accel).await
+    }
+
+    async fn record(&self, row: &VmRow, qemu: &Rc<Process>) -> Result<(), Problem> {
+        let (vmid, pid, start) = (row.vmid.clone(), qemu.pid, qemu.start);
+        self.db(vms::set_pid(&self.db, vmid, pid, start, crate::sys::process::boot_id())).await
+    }
+
+    async fn ready(&self, _: &VmRow, qemu: &Rc<Process>) -> Result<(), Problem> {
+        wait_ready(self, qemu).await
+    }
+
+    async fn fell_back(&self, _: &VmRow, qemu: &Rc<Process>, problem: &Problem) -> bool {
+        if qemu.accel != Accel::Kvm || qemu.exit.get().is_none() {
+            return false;
+        }
+        self.programs.kvm_failed(self, &problem.detail).await
+    }
+
+    async fn mark_running(&self, row: &VmRow, qemu: &Rc<Process>) -> Result<VmRow, Problem> {
+        let vmid = row.vmid.clone();
+        let (pid, start, accel) = (qemu.pid, qemu.start, qemu.accel.to_string());
+        let boot_id = crate::sys::process::boot_id();
+        let marked = self.db(vms::mark_running(&self.db, vmid, pid, start, boot_id, accel)).await?;
+        let row = marked.ok_or_else(|| Problem::conflict("vm_gone", "The VM was ended while it started."))?;
+        let vm = live(self, &row, qemu)?;
+        watch::begin(self, &vm);
+        self.bus.publish(&vm, self.now());
+        log::info!(vmid:% = row.vmid, user = row.user_login.as_str();
+            "vm running pid={} accel={} iso={}", qemu.pid, qemu.accel, row.iso);
+        Ok(row)
+    }
+
+    async fn undo(&self, row: &VmRow, step: &Undo) {
+        match step {
+            Undo::Kill => {
+                let process = vmid_of(row).ok().and_then(|vmid| self.vms.process_of(vmid));
+                if let Some(process) = process {
+                    kill(self, &process).await;
+                }
+            }
+            Undo::RemoveFolder => remove_folder(self, &row.vmid).await,
+            Undo::ForgetRow => {
+                forget(self, row.vmid.clone()).await;
+                self.bus.publish_gone(row);
+            }
+        }
+    }
+}
+
+/// Puts a running VM on the table.
+pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>, Problem> {
+    let vm = Rc::new(Vm {
+        vmid: vmid_of(row)?,
+        user: row.user_id.clone(),
+        run_dir: process.run_dir.clone(),
+        row: RefCell::new(row.clone()),
+        process: RefCell::new(Rc::clone(process)),
+        wish: RefCell::default(),
+        ended: Latch::default(),
+        viewers: Cell::new(0),
+        meter: Rc::default(),
+        since: cx.now(),
+    });
+    cx.vms.insert(Rc::clone(&vm));
+    Ok(vm)
+}
+
+/// Starts QEMU for a row; it is on the table of processes then.
+pub(super) async fn spawn_qemu(
+    cx: &Cx,
+    row: &VmRow,
+    iso: &Path,
+    scratch: bool,
+    accel: Accel,
+) -> Result<Rc<Process>, Problem> {
+    let profile = profile(cx, &row.profile)?;
+    let folder = run_dir(cx, &row.vmid);
+    let (qemu, version) = cx.programs.qemu()?;
+    let disk = scratch.then(|| scratch_disk(&folder));
+    let args = args::qemu(&Machine {
+        qemu: &qemu,
+        version,
+        accel,
+        name: &row.vmid,
+        memory_mb: row.memory_mb,
+        cpus: row.cpus,
+        iso,
+        disk: disk.as_deref(),
+        run_dir: &folder,
+        vnc: match profile.vnc {
+            config::VncListen::Unix => Vnc::Unix,
+            config::VncListen::Tcp => Vnc::Tcp { host: cx.config.vnc_host, port: row.vnc_port },
+        },
+        network: match profile.network {
+            config::Network::None => Network::None,
+            config::Network::Restricted | config::Network::Internet => Network::Restricted,
+        },
+        video: match profile.video {
+            config::Video::Std => Video::Std,
+            config::Video::Virtio => Video::Virtio,
+        },
+    });
+    let args = args.map_err(|e| Problem::internal(e.to_string()))?;
+    let sockets = [vnc_socket(&folder), super::qmp_socket(&folder)];
+    let cwd = folder.clone();
+    let started = cx
+        .disk(move || {
+            // A QEMU that ended leaves its VNC socket behind.
+            for socket in &sockets {
+                let _ = std::fs::remove_file(socket);
+            }
+            child::spawn(&Spawn::new(args, cwd).no_new_privs())
+        })
+        .await?;
+    let vmid = vmid_of(row)?;
+    let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
+    process.map_err(|e| Problem::new(500, "qemu_failed", format!("QEMU could not be started: {e}")))
+}
+
+/// Waits until QEMU takes commands and its screen greets; the error carries QEMU's last line.
+pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Problem> {
+    let limit = Duration::from_secs(cx.config.limits.boot_seconds.into());
+    let greet = async {
+        process.connect_monitor(cx).await.map_err(|e| qemu_problem(&e.to_string()))?;
+        let socket = vnc_socket(&process.run_dir);
+        cx.disk(move || banner(&socket)).await?.map_err(|e| qemu_problem(&format!("its screen does not answer: {e}")))
+    };
+    match first(process.exit.wait(), cx.within(limit, greet)).await {
+        Either::First(exit) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
+        Either::Second(None) => {
+            Err(qemu_problem(&format!("it was not ready after {} seconds", limit.as_secs())))
+        }
+        Either::Second(Some(result)) => {
+            // QEMU may have closed its monitor because it is exiting: its last words say more.
+            match (result, process.exit.get()) {
+                (Err(_), Some(exit)) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
+                (Err(problem), None) => match cx.within(BANNER_WAIT, process.exit.wait()).await {
+                    Some(exit) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
+                    None => Err(problem),
+                },
+                (Ok(()), _) => Ok(()),
+            }
+        }
+    }
+}
+
+/// Reads the 12 bytes of an RFB server's greeting (RFC 6143 7.1.1). Blocks, bounded.
+fn banner(screen: &Path) -> std::io::Result<()> {
+    let mut socket = UnixStream::connect(screen)?;
+    socket.set_read_timeout(Some(BANNER_WAIT))?;
+    let mut greeting = [0; 12];
+    socket.read_exact(&mut greeting)?;
+    if greeting.starts_with(b"RFB ") { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+}
+
+/// An exit in words: `qemu exited 1: <its last line>`.
+#[must_use]
+pub fn exit_text(exit: Exit, last_line: Option<String>) -> String {
+    let what = match exit {
+        Exit::Code(code) => format!("qemu exited {code}"),
+        Exit::Signal(signal) => format!("qemu was killed by signal {signal}"),
+        Exit::Unknown => "qemu ended".to_owned(),
+    };
+    match last_line {
+        Some(line) => format!("{what}: {line}"),
+        None => what,
+    }
+}
+
+fn qemu_problem(why: &str) -> Problem {
+    Problem::new(500, "qemu_failed", format!("The VM did not start: {why}"))
+}
+
+fn no_space(e: std::io::Error) -> Problem {
+    log::error!("a run folder cannot be made: {e}");
+    Problem::new(507, "no_space", format!("The server cannot store what a VM needs ({e}). Tell the operator."))
+}
+
+fn scratch_disk(folder: &Path) -> PathBuf {
+    folder.join("scratch.qcow2")
+}
+
+/// Runs a short program to its end; its last line of error output is the error. Blocks.
+fn run_to_end(args: &[std::ffi::OsString]) -> Result<(), String> {
+    let (program, rest) = args.split_first().ok_or("nothing to run")?;
+    let output = std::process::Command::new(program).args(rest).output().map_err(|e| e.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(said.lines().last().unwrap_or("qemu-img failed without a word").to_owned())
+}
+
+/// Kills a process and waits until it is gone.
+pub(super) async fn kill(cx: &Cx, process: &Rc<Process>) {
+    process.signal(Signal::Kill);
+    if cx.within(KILL_WAIT, process.exit.wait()).await.is_none() {
+        log::error!(vmid:% = process.vmid; "qemu (pid {}) does not go away after SIGKILL", process.pid);
+    }
+}
+
+/// Removes a VM's folder; one that is gone already is no error.
+pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
+    loop {
+        let folder = run_dir(cx, vmid);
+        let shown = folder.clone();
+        match cx.disk(move || std::fs::remove_dir_all(&folder)).await {
+            Ok(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
+                return log::error!(vmid:% = vmid; "{} cannot be removed: {e}", shown.display());
+            }
+            Ok(_) => return,
+            Err(_) => cx.clock.sleep(RETRY).await,
+        }
+    }
+}
+
+/// Removes a row and frees its ports; while the database is away a story of its own goes on trying.
+async fn forget(cx: &Cx, vmid: String) {
+    if cx.db(vms::forget(&cx.db, vmid.clone())).await.is_ok() {
+        return;
+    }
+    log::warn!(vmid:% = vmid; "the database does not answer; the row is removed when it does");
+    let story = Rc::clone(cx);
+    cx.spawner.spawn("forget row", async move {
+        while !story.stopping.get() && story.db(vms::forget(&story.db, vmid.clone())).await.is_err() {
+            story.clock.sleep(RETRY).await;
+        }
+    });
+}
+
+/// Writes a VM's end, however long the database is away.
+pub(super) async fn finish(cx: &Cx, vmid: &str, state: VmState, exit: &str) -> Option<VmRow> {
+    let cooldown = Duration::from_secs(cx.config.limits.port_cooldown_seconds.into());
+    loop {
+        match cx.db(vms::finish(&cx.db, vmid.to_owned(), state, exit.to_owned(), cooldown)).await {
+            Ok(row) => return row,
+            Err(problem) if problem.status == 503 => cx.clock.sleep(RETRY).await,
+            Err(problem) => {
+                log::error!(vmid:% = vmid; "the end cannot be written: {}", problem.detail);
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Ends a VM: asks the guest, then QEMU, then the kernel. The VM's own story ([`super::watch`]) writes the end; this one waits for it.
+
+use super::Vm;
+use crate::db::vms::{self, VmRow, VmState};
+use crate::house::Cx;
+use crate::proto::problem::Problem;
+use crate::sys::signal::Signal;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long QEMU may take to quit.
+const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// How long the end may take to be written once the process is gone; beyond it the database is away.
+const WRITE_WAIT: Duration = Duration::from_secs(3);
+
+/// Stops `vm` because of `why`; with `force` without asking the guest. Returns the final row.
+///
+/// # Errors
+/// 503 when the database is away: the VM ends all the same.
+pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow, Problem> {
+    if vm.wish.borrow().is_none() {
+        vm.wish.replace(Some(why.to_owned()));
+    }
+    let stopping = vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
+    // A database that is away must not keep a VM alive.
+    if let Ok(Some(row)) = cx.db(stopping).await
+        && vm.ended.get().is_none()
+    {
+        vm.row.replace(row);
+        cx.bus.publish(vm, cx.now());
+    }
+    let process = Rc::clone(&vm.process.borrow());
+    let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds.into());
+    let asked = !force && process.execute("system_powerdown", None).await.is_ok();
+    if !asked || cx.within(grace, process.exit.wait()).await.is_none() {
+        // The answer to quit may be cut off by the end itself.
+        let quit = async {
+            let _ = process.execute("quit", None).await;
+            process.exit.wait().await
+        };
+        if cx.within(QUIT_WAIT, quit).await.is_none() {
+            process.signal(Signal::Kill);
+        }
+    }
+    match cx.within(QUIT_WAIT + WRITE_WAIT, vm.ended.wait()).await {
+        Some(row) => Ok(row),
+        None => Err(Problem::unavailable(
+            "database_away",
+            "The VM is being stopped, but the database does not answer to write it down.",
+            3,
+        )),
+    }
+}

@@ -1,0 +1,67 @@
+//! `/connections…`: who looks at which VM, now and lately.
+
+use super::Req;
+use super::vms::visible;
+use crate::db::events;
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::problem::Problem;
+use crate::vm::Vmid;
+use serde_json::{Value, json};
+use std::rc::Rc;
+
+/// Events in one answer unless fewer are asked for.
+const PAGE: i64 = 100;
+
+/// `GET /connections/{vmid}`.
+pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let row = visible(&cx, req.caller()?, req.param(0)).await?;
+    let summary = cx.db(events::summary(&cx.db, row.vmid.clone())).await?;
+    let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
+    let viewers = live.as_ref().map_or(0, |vm| vm.viewers.get());
+    // Ended relays are in the database, open ones only in memory.
+    let (down, up) = live.map_or((summary.bytes_to_browser, summary.bytes_to_vm), |vm| {
+        (vm.meter.down.get().max(summary.bytes_to_browser), vm.meter.up.get().max(summary.bytes_to_vm))
+    });
+    Ok(Response::json(
+        200,
+        &json!({
+            "vmid": row.vmid,
+            "connected": viewers > 0,
+            "viewers": viewers,
+            "last_change": summary.last_change.map(|at| at.to_string()),
+            "bytes_to_browser": down,
+            "bytes_to_vm": up,
+        }),
+    ))
+}
+
+/// `GET /connections`: newest first; `?before=ID` pages on.
+pub async fn recent(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let query = req.query()?;
+    let number = |name: &'static str| match query.get(name) {
+        None => Ok(None),
+        Some(text) => text.parse::<i64>().map(Some).map_err(|_| Problem::unprocessable(name, "must be a number")),
+    };
+    let limit = number("limit")?.unwrap_or(PAGE).clamp(1, PAGE);
+    let rows = cx.db(events::recent(&cx.db, limit, number("before")?)).await?;
+    let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
+    let events: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "id": row.id,
+                "at": row.at.to_string(),
+                "vmid": row.vmid,
+                "user": row.user_login,
+                "kind": row.kind,
+                "console": row.console,
+                "ip": row.ip,
+                "bytes_to_browser": row.bytes_to_browser,
+                "bytes_to_vm": row.bytes_to_vm,
+                "reason": row.reason,
+            })
+        })
+        .collect();
+    Ok(Response::json(200, &json!({ "events": events, "next": next })))
+}

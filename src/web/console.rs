@@ -1,0 +1,127 @@
+//! `GET /ws/{http_port}`: joins a browser to its VM's screen.
+//!
+//! The connection to QEMU is made before the browser hears anything. QEMU's VNC socket has a backlog of one, so in a burst `connect`
+//! says EAGAIN with no event to follow: it is tried again from a timer.
+
+use super::Req;
+use super::origin;
+use crate::db::events::{self, Connection};
+use crate::house::{Cx, House};
+use crate::net::relay::{End, Meter, Relay, Ticket};
+use crate::net::response::Response;
+use crate::proto::problem::Problem;
+use crate::proto::rfb::ClientTracker;
+use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
+use crate::vm::Vm;
+use mio::net::UnixStream;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Pauses between attempts to connect to QEMU; the last one repeats.
+const PAUSES_MS: [u64; 5] = [1, 2, 5, 10, 20];
+
+/// The story of an upgrade.
+pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    origin::check_upgrade(&req)?;
+    let caller = req.caller()?;
+    let header = |name: &str| req.head.headers.get(name);
+    let asked = Upgrade {
+        upgrade: header("upgrade"),
+        connection: header("connection"),
+        version: header("sec-websocket-version"),
+        key: header("sec-websocket-key"),
+        protocols: header("sec-websocket-protocol"),
+    };
+    let accepted = websocket::accept(&asked).map_err(|e| {
+        Problem::new(e.status(), "websocket_expected", e.to_string()).with("sec-websocket-version", "13")
+    })?;
+    let vm = req
+        .param(0)
+        .parse()
+        .ok()
+        .and_then(|port| cx.vms.by_http_port(port))
+        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
+        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
+    let back = connect(&cx, &vm.vnc_socket()).await?;
+    let ticket = ticket(&cx, &req, &vm)?;
+    let relay = Relay::new(back, Decoder::new(TextPolicy::Refuse), ClientTracker::default(), ticket);
+    let mut response = Response::empty(101)
+        .with("upgrade", "websocket")
+        .with("connection", "Upgrade")
+        .with("sec-websocket-accept", accepted.key);
+    if let Some(protocol) = accepted.protocol {
+        response = response.with("sec-websocket-protocol", protocol);
+    }
+    response.upgrade = Some(Box::new(relay));
+    Ok(response)
+}
+
+async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
+    let limit = Duration::from_secs(cx.config.limits.relay_connect_seconds.into());
+    let attempts = async {
+        let mut pauses = PAUSES_MS.iter().copied().chain(std::iter::repeat(PAUSES_MS[PAUSES_MS.len() - 1]));
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => return Ok(stream),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    cx.clock.sleep(Duration::from_millis(pauses.next().unwrap_or(20))).await;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    let gone = || Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2);
+    cx.within(limit, attempts).await.ok_or_else(gone)?.map_err(|_| gone())
+}
+
+/// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.
+fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>) -> Result<Ticket, Problem> {
+    let caller = req.caller()?;
+    vm.viewers.set(vm.viewers.get() + 1);
+    cx.bus.publish(vm, cx.now());
+    let about = Connection {
+        vmid: vm.vmid.to_string(),
+        user_id: Some(caller.user.id.clone()),
+        kind: "connect".into(),
+        console: "vnc".into(),
+        ip: req.ip.to_string(),
+        bytes_to_browser: 0,
+        bytes_to_vm: 0,
+        reason: String::new(),
+    };
+    log::info!(vmid:% = vm.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "relay connected");
+    write_down(cx, about.clone());
+    let (house, vm, login) = (Rc::clone(cx), Rc::clone(vm), caller.user.login.clone());
+    let vm_number = vm.vmid.number();
+    let meter = Rc::new(Meter::below(&vm.meter));
+    let own = Rc::clone(&meter);
+    let on_end = move |end: Option<&End>| {
+        vm.viewers.set(vm.viewers.get().saturating_sub(1));
+        let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
+        log::info!(vmid:% = vm.vmid, user = login.as_str();
+            "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());
+        if vm.ended.get().is_none() {
+            house.bus.publish(&vm, house.now());
+        }
+        let left = Connection {
+            kind: "disconnect".into(),
+            bytes_to_browser: own.down.get(),
+            bytes_to_vm: own.up.get(),
+            reason,
+            ..about
+        };
+        write_down(&house, left);
+    };
+    Ok(Ticket { group: vm_number, session: caller.token, meter, on_end: Some(Box::new(on_end)) })
+}
+
+fn write_down(cx: &Cx, about: Connection) {
+    let house = Rc::clone(cx);
+    cx.spawner.spawn("connection event", async move {
+        let vmid = about.vmid.clone();
+        if let Err(problem) = house.db(events::connection(&house.db, about)).await {
+            log::warn!(vmid = vmid.as_str(); "a connection event is not in the database: {}", problem.detail);
+        }
+    });
+}

@@ -1,0 +1,67 @@
+//! `/healthz`, `/readyz`, `/version`, `/metrics`: for operators and their tools.
+
+use super::Req;
+use super::session;
+use crate::config::{Signup, Tls};
+use crate::db::State;
+use crate::house::Cx;
+use crate::net::response::{Body, Response};
+use crate::proto::problem::Problem;
+use serde_json::json;
+use std::rc::Rc;
+
+/// `GET /healthz`: the loop turns.
+pub async fn healthz(_: Cx, _: Rc<Req>) -> Result<Response, Problem> {
+    Ok(Response::json(200, &json!({ "status": "ok" })))
+}
+
+/// `GET /readyz`: 200, or 503 with every reason.
+pub async fn readyz(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
+    let mut reasons = Vec::new();
+    match cx.db.state() {
+        State::Ready => {
+            if !cx.swept.get() {
+                reasons.push("VMs of the former run are being looked after".to_owned());
+            } else if let Err(problem) = cx.db(crate::db::ports::counts(&cx.db)).await {
+                reasons.push(format!("database: {}", problem.detail));
+            }
+        }
+        State::Starting(what) => reasons.push(format!("database: {what}")),
+        State::Away { reason } | State::Refused { reason } => reasons.push(format!("database: {reason}")),
+    }
+    if let Err(problem) = cx.programs.found() {
+        reasons.push(format!("qemu: {}", problem.detail));
+    }
+    if cx.stopping.get() {
+        reasons.push("the server is stopping".into());
+    }
+    if reasons.is_empty() {
+        return Ok(Response::json(200, &json!({ "status": "ready" })));
+    }
+    Err(Problem::unavailable("not_ready", reasons.join("; "), 2))
+}
+
+/// `GET /version`.
+pub async fn version(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let signup = match cx.config.signup {
+        Signup::Open => "open",
+        Signup::Invite => "invite",
+        Signup::Closed => "closed",
+    };
+    let tls = req.secure || !matches!(cx.config.tls, Tls::Off);
+    let body = json!({ "name": "vmshare", "version": env!("CARGO_PKG_VERSION"), "signup": signup, "tls": tls });
+    Ok(Response::json(200, &body))
+}
+
+/// `GET /metrics`.
+pub async fn metrics(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let admin = matches!(session::authenticate(&cx, &req).await, Ok(Some(caller)) if caller.is_admin());
+    if !admin && !req.ip.is_loopback() {
+        return Err(Problem::forbidden("admin_only", "Only administrators and this host itself may read metrics."));
+    }
+    cx.metrics.vms.set(cx.vms.len() as u64);
+    cx.metrics.launching.set(cx.launches.len() as u64);
+    let mut response = Response::empty(200).with("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    response.body = Body::Bytes(cx.metrics.render().into_bytes());
+    Ok(response)
+}

@@ -1,0 +1,240 @@
+//! `/run-iso`, `/vms…`, `/profiles`: the caller's machines.
+//!
+//! Somebody else's VM answers 404, as if it did not exist; administrators see all.
+
+use super::Req;
+use super::session::Caller;
+use super::throttle::{Kind, Rate};
+use crate::config::{Config, Network, Persistence, Profile};
+use crate::db::vms::{self, VmRow, VmState};
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::json::Fields;
+use crate::proto::problem::Problem;
+use crate::vm::launch::{How, Wish};
+use crate::vm::{self, Vm, Vmid, image};
+use serde_json::{Value, json};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Rows a page of `GET /vms` has unless asked for fewer or more.
+const PAGE: u64 = 20;
+/// Most rows a page may have.
+const PAGE_MAX: u64 = 100;
+
+/// `POST /run-iso`: the caller's VM, started if need be. Answers when its screen can be shown.
+pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let caller = req.caller()?;
+    let limits = &cx.config.limits;
+    let wish = parse_wish(&cx.config, &caller.user.id, &req.body)?;
+    if let Some(running) = running_row(&cx, &caller.user.id) {
+        return Ok(started(&cx, &running, How::AlreadyRunning));
+    }
+    cx.throttle.take(Kind::UserLaunch, &caller.user.id, Rate::per_minute(limits.launches_per_minute_user), cx.now())?;
+    let ip = req.ip.to_string();
+    cx.throttle.take(Kind::AddressLaunch, &ip, Rate::per_minute(limits.launches_per_minute_ip), cx.now())?;
+    if cx.stopping.get() || !cx.swept.get() {
+        return Err(Problem::unavailable("starting", "The server is starting or stopping. Try again in a moment.", 2));
+    }
+    cx.programs.qemu()?;
+    let asked = cx.now();
+    let seat = cx.launches.join(&cx, wish).await;
+    // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
+    let outcome = req.gone.or(seat.outcome()).await?;
+    cx.metrics.launch(outcome.is_ok(), cx.now() - asked);
+    let (row, how) = outcome?;
+    Ok(started(&cx, &row, how))
+}
+
+fn running_row(cx: &Cx, user: &str) -> Option<VmRow> {
+    let vm = cx.vms.of_user(user)?;
+    let row = vm.row.borrow().clone();
+    (row.state == VmState::Running && vm.wish.borrow().is_none()).then_some(row)
+}
+
+fn started(cx: &Cx, row: &VmRow, how: How) -> Response {
+    let message = match how {
+        How::Started => "VM started".to_owned(),
+        How::AlreadyRunning => format!("VM already running for user {}", row.user_login),
+    };
+    let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
+    let base = cx.config.novnc_base_url.trim_end_matches('/');
+    Response::json(
+        200,
+        &json!({
+            "message": message,
+            "vm": vm::to_json(row, live.as_deref(), cx.now()),
+            "redirect": format!("{base}/?path=ws/{}", row.http_port),
+        }),
+    )
+}
+
+/// What the body asks for, within the profile's limits.
+fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem> {
+    let fields = Fields::parse_or_empty(body)?;
+    fields.deny_unknown(&[
+        "iso", "iso_path", "profile", "memory_mb", "cpus", "data_disk_gb", "install_disk_path", "disk", "persistence",
+    ])?;
+    for later in ["install_disk_path", "disk"] {
+        if fields.opt_str(later)?.is_some() {
+            return Err(Problem::unprocessable(later, "kept disks are not part of this version; leave it out"));
+        }
+    }
+    match fields.opt_str("persistence")? {
+        None | Some("ephemeral") => {}
+        Some("persistent") => {
+            return Err(Problem::unprocessable("persistence", "this version keeps nothing of a VM; use \"ephemeral\""));
+        }
+        Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
+    }
+    let name = fields.opt_str("profile")?.unwrap_or("custom");
+    let profile = match config.profiles.get(name) {
+        Some(profile) => profile,
+        None => {
+            let known: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
+            let problem = format!("there is no profile {name:?}; choose one of: {}", known.join(", "));
+            return Err(Problem::unprocessable("profile", problem));
+        }
+    };
+    let iso = match (fields.opt_str("iso")?, fields.opt_str("iso_path")?) {
+        (Some(_), Some(_)) => return Err(Problem::unprocessable("iso_path", "give iso or iso_path, not both")),
+        (iso, path) => iso.or(path).map(str::to_owned),
+    };
+    Ok(Wish {
+        user: user.to_owned(),
+        profile: name.to_owned(),
+        iso,
+        memory_mb: fields.opt_u32_in("memory_mb", 64..=profile.max_memory_mb)?.unwrap_or(profile.default_memory_mb),
+        cpus: fields.opt_u32_in("cpus", 1..=profile.max_cpus)?.unwrap_or(profile.default_cpus),
+        data_disk_gb: fields.opt_u32_in("data_disk_gb", 1..=config.limits.max_data_disk_gb)?,
+    })
+}
+
+/// The user's live VM as an object, if there is one: from memory, or a row that is only being started.
+///
+/// # Errors
+/// 503 when the database is away and memory does not know.
+pub async fn current(cx: &Cx, user: &str) -> Result<Option<Value>, Problem> {
+    if let Some(vm) = cx.vms.of_user(user) {
+        return Ok(Some(live_json(cx, &vm)));
+    }
+    let row = cx.db(vms::live_of_user(&cx.db, user.to_owned())).await?;
+    Ok(row.map(|row| vm::to_json(&row, None, cx.now())))
+}
+
+fn live_json(cx: &Cx, vm: &Vm) -> Value {
+    vm::to_json(&vm.row.borrow(), Some(vm), cx.now())
+}
+
+/// `GET /vms`: `{vms, next}`, live ones first; `next` is the `before` of the next page.
+pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let caller = req.caller()?;
+    let query = req.query()?;
+    let limit = match query.get("limit") {
+        None => PAGE,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=PAGE_MAX).contains(limit))
+            .ok_or_else(|| Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE_MAX}")))?,
+    };
+    let before = match query.get("before") {
+        None => None,
+        Some(text) => Some(
+            text.parse::<jiff::Timestamp>()
+                .map_err(|_| Problem::unprocessable("before", "must be a time like 2026-11-23T10:11:03Z, from `next`"))?,
+        ),
+    };
+    let all = query.get("all") == Some("1") && caller.is_admin();
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = if all {
+        cx.db(vms::list_all(&cx.db, asked, before)).await?
+    } else {
+        cx.db(vms::list_of_user(&cx.db, caller.user.id.clone(), asked, before)).await?
+    };
+    let full = rows.len() as u64 >= limit;
+    let next = rows.iter().map(|row| row.created_at).min().filter(|_| full).map(|at| at.to_string());
+    let shown: Vec<Value> = rows.iter().map(|row| row_json(&cx, row)).collect();
+    Ok(Response::json(200, &json!({ "vms": shown, "next": next })))
+}
+
+fn row_json(cx: &Cx, row: &VmRow) -> Value {
+    match Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)) {
+        Some(vm) => live_json(cx, &vm),
+        None => vm::to_json(row, None, cx.now()),
+    }
+}
+
+/// `GET /vms/{vmid}`.
+pub async fn show(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let row = visible(&cx, req.caller()?, req.param(0)).await?;
+    Ok(Response::json(200, &row_json(&cx, &row)))
+}
+
+/// The row of a VM that the caller may see.
+pub(super) async fn visible(cx: &Cx, caller: &Caller, vmid: &str) -> Result<VmRow, Problem> {
+    let missing = || Problem::not_found("vm_not_found", "There is no such VM.");
+    let vmid = Vmid::parse(vmid).ok_or_else(missing)?;
+    let row = match cx.vms.get(vmid) {
+        Some(vm) => Some(vm.row.borrow().clone()),
+        None => cx.db(vms::by_id(&cx.db, vmid.to_string())).await?,
+    };
+    row.filter(|row| row.user_id == caller.user.id || caller.is_admin()).ok_or_else(missing)
+}
+
+/// `POST /vms/{vmid}/stop`.
+pub async fn stop(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let caller = req.caller()?;
+    let row = visible(&cx, caller, req.param(0)).await?;
+    let fields = Fields::parse_or_empty(&req.body)?;
+    fields.deny_unknown(&["force"])?;
+    let force = fields.opt_bool("force")?.unwrap_or(false);
+    let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
+    let Some(vm) = live else {
+        return match row.state {
+            VmState::Stopped | VmState::Failed => Ok(Response::json(200, &row_json(&cx, &row))),
+            state => Err(Problem::conflict(
+                "vm_not_running",
+                format!("This VM is {state}; wait until it runs, then stop it."),
+            )),
+        };
+    };
+    let why = if row.user_id == caller.user.id { "stopped by user" } else { "stopped by an administrator" };
+    // Not bound to the asker: a stop that began goes to its end.
+    let row = vm::stop::stop(&cx, &vm, why, force).await?;
+    Ok(Response::json(200, &row_json(&cx, &row)))
+}
+
+/// `GET /profiles`: what the caller may start.
+pub async fn profiles(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let user = req.caller()?.user.id.clone();
+    let config = Arc::clone(&cx.config);
+    let shown: Vec<Value> =
+        cx.disk(move || config.profiles.values().map(|profile| profile_json(profile, &user)).collect()).await?;
+    Ok(Response::json(200, &json!({ "profiles": shown })))
+}
+
+fn profile_json(profile: &Profile, user: &str) -> Value {
+    let image = image::own_size(profile, user);
+    let why = image.is_none().then_some("There is no image for you to start yet.");
+    json!({
+        "name": profile.name,
+        "title": profile.title,
+        "iso": image.map(|(name, size)| json!({ "name": name, "size": size })),
+        "available": why.is_none(),
+        "why": why,
+        "default_memory_mb": profile.default_memory_mb,
+        "default_cpus": profile.default_cpus,
+        "max_memory_mb": profile.max_memory_mb,
+        "max_cpus": profile.max_cpus,
+        "persistence": match profile.persistence {
+            Persistence::Ephemeral => "ephemeral",
+            Persistence::Persistent => "persistent",
+        },
+        "network": match profile.network {
+            Network::None => "none",
+            Network::Restricted => "restricted",
+            Network::Internet => "internet",
+        },
+    })
+}
