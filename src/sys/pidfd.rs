@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +88,18 @@ impl PidFd {
     /// # Errors
     /// What poll(2) says; not in ordinary life.
     pub fn has_exited(&self) -> io::Result<bool> {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Waits for its end, at most that long; false when it still runs. For worker threads: the loop polls instead.
+    ///
+    /// # Errors
+    /// What poll(2) says; not in ordinary life.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, which outlives the call; a time limit of zero never waits.
-        check(unsafe { libc::poll(&raw mut poll, 1, 0) }).map(|ready| ready > 0)
+        let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one entry, which outlives the call.
+        check(unsafe { libc::poll(&raw mut poll, 1, limit) }).map(|ready| ready > 0)
     }
 
     /// How it ended, or `None` while it runs. Clears the zombie of a child of ours; a second call gives [`Exit::Unknown`].
@@ -136,9 +146,7 @@ pub(crate) mod tests {
 
     /// Waits for the end without sleeping for luck: the descriptor itself says when.
     pub(crate) fn wait(process: &PidFd) {
-        let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, which outlives the call.
-        assert_eq!(check(unsafe { libc::poll(&raw mut poll, 1, 20_000) }).unwrap(), 1, "it did not end within 20 s");
+        assert!(process.wait(Duration::from_secs(20)).unwrap(), "it did not end within 20 s");
     }
 
     #[expect(clippy::zombie_processes, reason = "reaping by descriptor is what is tested")]

@@ -1,1 +1,4 @@
 //! To be written.
+pub mod accel;
+pub mod args;
+pub mod programs;
