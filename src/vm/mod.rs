@@ -13,6 +13,7 @@
 pub mod accel;
 pub mod adopt;
 pub mod args;
+pub mod hypervisor;
 pub mod image;
 pub mod launch;
 pub mod monitor;

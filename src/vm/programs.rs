@@ -1,127 +1,157 @@
-//! QEMU on this host: where it is, which version, and whether KVM really works. Found at the start, on a `disk` thread.
+//! Where QEMU's programs are on this host, and which version. Looks at files and runs `--version`: for start-up and `check`,
+//! never on the loop.
+//!
+//! A path given by a setting is taken or refused, never replaced by another. Otherwise PATH is walked first, then the places
+//! where distributions put them.
 
-use super::accel::{self, Choice, Wish};
-use super::args::{Accel, QemuVersion};
-use crate::config::{AccelWish, Config};
-use crate::house::Cx;
-use crate::proto::problem::Problem;
-use std::cell::RefCell;
-use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
+use super::args::QemuVersion;
+use std::env;
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-/// What was found.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// `qemu-system-x86_64`.
-    pub qemu: PathBuf,
-    /// Its version.
-    pub version: QemuVersion,
-    /// `qemu-img`, where it is installed.
-    pub qemu_img: Option<PathBuf>,
-    /// KVM or TCG, and why.
-    pub choice: Choice,
+/// Folders looked into after PATH; a service's PATH may be short.
+const USUAL_FOLDERS: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/libexec", "/opt/qemu/bin"];
+
+/// Why a program cannot be used.
+#[derive(Debug)]
+pub enum ProgramError {
+    /// The path of a setting is no program.
+    NotAProgram {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// It is nowhere.
+    NotFound {
+        /// The setting that would say where it is.
+        setting: &'static str,
+        /// What was looked for.
+        name: &'static str,
+        /// Debian's package of it.
+        package: &'static str,
+    },
+    /// It does not run.
+    DoesNotRun(PathBuf, io::Error),
+    /// It runs, and what it says is no version.
+    NoVersion(PathBuf),
 }
 
-/// Looks for QEMU and tries the accelerator. Blocks, for some seconds at the first start.
+impl fmt::Display for ProgramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAProgram { setting, path } => {
+                write!(
+                    f,
+                    "{setting}={} is no program that can be run: correct the path or leave it out",
+                    path.display()
+                )
+            }
+            Self::NotFound { setting, name, package } => {
+                write!(f, "{name} is not installed: apt-get install {package}, or set {setting} to where it is")
+            }
+            Self::DoesNotRun(path, error) => write!(f, "{} does not run: {error}", path.display()),
+            Self::NoVersion(path) => write!(f, "{} does not say its version: is it QEMU?", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ProgramError {}
+
+/// The emulator; `explicit` is the setting `QEMU_BIN`.
 ///
 /// # Errors
-/// What is missing and how to install it.
-pub fn look(config: &Config) -> Result<Found, String> {
-    let qemu = accel::find_qemu(config.qemu_bin.as_deref())?;
-    let version = accel::version(&qemu)?;
-    let qemu_img = accel::find_qemu_img(config.qemu_img_bin.as_deref()).ok();
-    let wish = match config.accel {
-        AccelWish::Auto => Wish::Auto,
-        AccelWish::Kvm => Wish::Kvm,
-        AccelWish::Tcg => Wish::Tcg,
-    };
-    let choice = accel::choose(wish, &qemu, version, &cache(config));
-    Ok(Found { qemu, version, qemu_img, choice })
+/// When it is not there.
+pub fn find_qemu(explicit: Option<&Path>) -> Result<PathBuf, ProgramError> {
+    // qemu-kvm is what Red Hat's family calls the same program.
+    find(explicit, "QEMU_BIN", &["qemu-system-x86_64", "qemu-kvm"], "qemu-system-x86")
 }
 
-fn cache(config: &Config) -> PathBuf {
-    config.base_dir.join("accel.json")
+/// The tool for disk images; `explicit` is the setting `QEMU_IMG_BIN`.
+///
+/// # Errors
+/// When it is not there.
+pub fn find_qemu_img(explicit: Option<&Path>) -> Result<PathBuf, ProgramError> {
+    find(explicit, "QEMU_IMG_BIN", &["qemu-img"], "qemu-utils")
 }
 
-/// The room: empty until [`Programs::begin`]'s story has looked.
-#[derive(Default)]
-pub struct Programs(RefCell<Option<Result<Found, String>>>);
+/// Asks a program of QEMU's for its version.
+///
+/// # Errors
+/// When it does not run or is not QEMU.
+pub fn version(program: &Path) -> Result<QemuVersion, ProgramError> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|e| ProgramError::DoesNotRun(program.to_owned(), e))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    QemuVersion::parse(&text).ok_or_else(|| ProgramError::NoVersion(program.to_owned()))
+}
 
-impl Programs {
-    /// Starts looking; launches are answered 503 until it is done.
-    pub fn begin(cx: &Cx) {
-        let story = Rc::clone(cx);
-        cx.spawner.spawn("look for qemu", async move {
-            let config = Arc::clone(&story.config);
-            let found = match story.disk(move || look(&config)).await {
-                Ok(found) => found,
-                Err(problem) => Err(problem.detail),
-            };
-            match &found {
-                Ok(found) => log::info!(
-                    "qemu {} at {}, accelerator {}: {}",
-                    found.version, found.qemu.display(), found.choice.accel, found.choice.why
-                ),
-                Err(why) => log::error!("no VM can be started: {why}"),
-            }
-            story.programs.0.replace(Some(found));
-        });
+fn find(
+    explicit: Option<&Path>,
+    setting: &'static str,
+    names: &[&'static str],
+    package: &'static str,
+) -> Result<PathBuf, ProgramError> {
+    if let Some(path) = explicit {
+        return match is_program(path) {
+            true => Ok(path.to_owned()),
+            false => Err(ProgramError::NotAProgram { setting, path: path.to_owned() }),
+        };
     }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let name = names.first().copied().unwrap_or_default();
+    look(&path, names).ok_or(ProgramError::NotFound { setting, name, package })
+}
 
-    /// QEMU and its version.
-    ///
-    /// # Errors
-    /// 503 while it is looked for or when it is missing.
-    pub fn qemu(&self) -> Result<(PathBuf, QemuVersion), Problem> {
-        self.found().map(|found| (found.qemu, found.version))
-    }
+fn look(path: &OsStr, names: &[&'static str]) -> Option<PathBuf> {
+    let folders = || env::split_paths(path).chain(USUAL_FOLDERS.iter().map(PathBuf::from));
+    // A relative folder on PATH depends on where we stand; children stand elsewhere.
+    let files = |name| folders().filter(|folder| folder.is_absolute()).map(move |folder| folder.join(name));
+    names.iter().flat_map(files).find(|file| is_program(file))
+}
 
-    /// `qemu-img`.
-    ///
-    /// # Errors
-    /// 503 when it is missing.
-    pub fn qemu_img(&self) -> Result<PathBuf, Problem> {
-        let missing = || Problem::unavailable("qemu_missing", "qemu-img is not installed on this server. Tell the operator.", 60);
-        self.found()?.qemu_img.ok_or_else(missing)
-    }
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
 
-    /// What executes guests.
-    #[must_use]
-    pub fn accel(&self) -> Accel {
-        self.found().map_or(Accel::Tcg, |found| found.choice.accel)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
 
-    /// The whole finding, for `/readyz`.
-    ///
-    /// # Errors
-    /// As [`Programs::qemu`].
-    pub fn found(&self) -> Result<Found, Problem> {
-        match &*self.0.borrow() {
-            Some(Ok(found)) => Ok(found.clone()),
-            Some(Err(why)) => Err(Problem::unavailable("qemu_missing", why.clone(), 60)),
-            None => Err(Problem::unavailable("starting", "The server is starting. Try again in a moment.", 2)),
+    #[test]
+    fn an_explicit_path_is_taken_or_refused_never_replaced() {
+        assert_eq!(find_qemu(Some(Path::new("/bin/sh"))).unwrap(), Path::new("/bin/sh"));
+        for bad in ["/etc/passwd", "/tmp", "/nonexistent"] {
+            let error = find_qemu(Some(Path::new(bad))).unwrap_err().to_string();
+            assert!(error.contains("QEMU_BIN") && error.contains(bad), "{error}");
         }
     }
 
-    /// A guest died under KVM: TCG from now on, remembered over restarts until QEMU or the kernel changes. False when KVM was asked for by
-    /// setting, which is then an error to show, not to hide.
-    pub async fn kvm_failed(&self, cx: &Cx, why: &str) -> bool {
-        if cx.config.accel == AccelWish::Kvm {
-            return false;
-        }
-        let Ok(mut found) = self.found() else { return false };
-        if found.choice.accel == Accel::Kvm {
-            log::warn!("KVM does not work on this host ({why}): VMs run under TCG, slower, from now on");
-            found.choice = Choice { accel: Accel::Tcg, why: why.to_owned(), from_cache: false };
-            let (cache, kept) = (cache(&cx.config), found.clone());
-            self.0.replace(Some(Ok(found)));
-            let why = why.to_owned();
-            let written = cx.disk(move || accel::remember_failure(&cache, &kept.qemu, kept.version, &why)).await;
-            if let Ok(Err(e)) = written {
-                log::error!("the choice of TCG cannot be kept: {e}");
-            }
-        }
-        true
+    #[test]
+    fn the_path_is_walked_in_order_and_only_programs_count() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(first.path().join("qemu-x"), "not executable").unwrap();
+        fs::copy("/bin/true", second.path().join("qemu-x")).unwrap();
+        let path = env::join_paths([first.path(), second.path(), Path::new("relative")]).unwrap();
+        assert_eq!(look(&path, &["qemu-y", "qemu-x"]), Some(second.path().join("qemu-x")));
+        assert_eq!(look(&path, &["qemu-y"]), None);
+    }
+
+    #[test]
+    fn what_is_not_qemu_has_no_version() {
+        assert!(matches!(version(Path::new("/bin/true")), Err(ProgramError::NoVersion(_))));
+        assert!(matches!(version(Path::new("/nonexistent")), Err(ProgramError::DoesNotRun(..))));
+    }
+
+    #[test]
+    fn the_installed_qemu_is_found_and_new_enough() {
+        let qemu = find_qemu(None).unwrap();
+        assert!(version(&qemu).unwrap() >= QemuVersion::OLDEST);
+        assert!(version(&find_qemu_img(None).unwrap()).unwrap() >= QemuVersion::OLDEST);
     }
 }

@@ -1,0 +1,38 @@
+//! Room on a file system, as an unprivileged user has it (the blocks kept for root do not count).
+//!
+//! Blocks on a dead network file system: not for the loop.
+//!
+//! Source: statvfs(3).
+#![allow(unsafe_code)]
+
+use super::check;
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Bytes that can still be written on the file system this path is on.
+///
+/// # Errors
+/// When there is no such path.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut space = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with NUL; space is ours and of the right size.
+    check(unsafe { libc::statvfs(path.as_ptr(), space.as_mut_ptr()) })?;
+    // SAFETY: statvfs said that it filled it in.
+    let space = unsafe { space.assume_init() };
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_room_and_a_missing_one_is_an_error() {
+        assert!(free_bytes(&std::env::temp_dir()).unwrap() > 0);
+        assert_eq!(free_bytes(Path::new("/nonexistent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,489 @@
+//! A machine's description becomes QEMU's command line. Pure: no files are looked at, no processes started.
+//!
+//! What it must never do: let a value turn into an option. Every value that comes from outside is either a number, a name of a
+//! strict alphabet, or a path whose commas are doubled (QEMU's own escape); there is no shell. An image's format is always
+//! given, because QEMU would otherwise look into it, and a qcow2 file named `.iso` could then name any file of the host as
+//! its backing file. Paths are absolute, so that `nbd:` or `http:` in front is never read as a protocol.
+//!
+//! `-nodefaults` and `-no-user-config` mean that a machine has what is written here and nothing else. The order is fixed, so that
+//! two logs can be compared. The flags are those that QEMU 7.2 (Debian 12) to 10 (Debian 13) all take: `-runas` is gone in 10
+//! and `-run-with user=` missing in 7.2, so the user is changed before QEMU starts (`sys::child`).
+//!
+//! Source: qemu-system-x86_64(1); the comma rule is in its section "Block device options"; `sockaddr_un` in unix(7).
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::IpAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// Which of QEMU's engines runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor's own virtualization.
+    Kvm,
+    /// Translation in software: slower by an order, works everywhere, and is no security border.
+    Tcg,
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG",
+        })
+    }
+}
+
+/// A version of QEMU: major, minor, micro.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QemuVersion(pub u16, pub u16, pub u16);
+
+impl QemuVersion {
+    /// The oldest that takes these arguments.
+    pub const OLDEST: Self = Self(7, 2, 0);
+
+    /// Reads what `qemu --version` writes: `QEMU emulator version 10.0.2 (Debian …)`; `qemu-img version …` too.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.lines().next()?.split_once("version ")?;
+        let number = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next()?;
+        let mut parts = number.split('.').map(str::parse);
+        Some(Self(parts.next()?.ok()?, parts.next()?.ok()?, parts.next().and_then(Result::ok).unwrap_or(0)))
+    }
+}
+
+impl fmt::Display for QemuVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// Where the screen is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vnc {
+    /// On `vnc.sock` in the run folder.
+    Unix,
+    /// On a TCP port, 5900 or above. Without a password: the address must be the host's own.
+    Tcp {
+        /// The address to listen on.
+        host: IpAddr,
+        /// The port, not the display number.
+        port: u16,
+    },
+}
+
+/// What the guest can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// No network card.
+    None,
+    /// A card and an address, and behind it nothing: neither the host, nor other guests, nor the internet.
+    Restricted,
+}
+
+/// The graphics card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Video {
+    /// Standard VGA: every guest has a driver.
+    Std,
+    /// virtio-vga: follows the size of the browser's window in guests that know it.
+    Virtio,
+}
+
+/// Everything that decides a machine's command line.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// The program.
+    pub qemu: &'a Path,
+    /// Its version.
+    pub version: QemuVersion,
+    /// The engine.
+    pub accel: Accel,
+    /// The machine's id, as in the database.
+    pub name: &'a str,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// The CD it boots from.
+    pub iso: &'a Path,
+    /// Its own folder, 0700: sockets and logs.
+    pub run_dir: &'a Path,
+    /// The screen.
+    pub vnc: Vnc,
+    /// The network.
+    pub network: Network,
+    /// The graphics card.
+    pub video: Video,
+    /// What the guest writes to disks is thrown away with it. (The CD is read-only either way.)
+    pub ephemeral: bool,
+}
+
+impl Machine<'_> {
+    /// The screen's socket, whether or not [`Vnc::Unix`] is used. QEMU leaves the file behind.
+    #[must_use]
+    pub fn vnc_socket(&self) -> PathBuf {
+        self.run_dir.join("vnc.sock")
+    }
+
+    /// The monitor's socket. One client at a time: a second one hangs.
+    #[must_use]
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.run_dir.join("qmp.sock")
+    }
+
+    /// The serial console's socket.
+    #[must_use]
+    pub fn serial_socket(&self) -> PathBuf {
+        self.run_dir.join("serial.sock")
+    }
+
+    /// All that the guest ever wrote to its serial console.
+    #[must_use]
+    pub fn serial_log(&self) -> PathBuf {
+        self.run_dir.join("serial.log")
+    }
+}
+
+/// Why no command line can be made of a description.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArgError {
+    /// This QEMU does not know all of the options.
+    TooOld(QemuVersion),
+    /// The id has other characters than letters, digits, `-` and `_`, or none, or more than 64.
+    BadName(String),
+    /// The path does not start at the root.
+    NotAbsolute(PathBuf),
+    /// The path has a NUL, a newline or another control character in it.
+    ControlCharacter(PathBuf),
+    /// The socket's path does not fit into the kernel's structure.
+    SocketPathTooLong(PathBuf),
+    /// VNC ports start at 5900.
+    PortTooLow(u16),
+    /// No memory or no processor.
+    Empty(&'static str),
+}
+
+impl fmt::Display for ArgError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooOld(version) => write!(f, "QEMU {version} is too old: install {} or newer", QemuVersion::OLDEST),
+            Self::BadName(name) => {
+                write!(
+                    f,
+                    "{name:?} is no machine id: 1 to 64 letters, digits, \"-\" and \"_\", a letter or digit first"
+                )
+            }
+            Self::NotAbsolute(path) => write!(f, "{path:?} must be an absolute path, starting with \"/\""),
+            Self::ControlCharacter(path) => write!(f, "{path:?} has a control character in it: rename the file"),
+            Self::SocketPathTooLong(path) => write!(
+                f,
+                "{path:?} is too long for a socket ({} bytes, at most {LONGEST_SOCKET_PATH}): choose a shorter VM_BASE_DIR",
+                path.as_os_str().len()
+            ),
+            Self::PortTooLow(port) => {
+                write!(f, "VNC port {port} is below {FIRST_VNC_PORT}: choose a higher vnc_port_range")
+            }
+            Self::Empty(what) => write!(f, "a machine needs {what}: give at least 1"),
+        }
+    }
+}
+
+impl std::error::Error for ArgError {}
+
+/// `sun_path` has 108 bytes, the last one for the NUL.
+const LONGEST_SOCKET_PATH: usize = 107;
+const FIRST_VNC_PORT: u16 = 5900;
+
+/// What QEMU may no longer do once it runs: odd old calls, other users, other programs, its own priority.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The whole command line, the program first.
+///
+/// # Errors
+/// [`ArgError`] says which value to change.
+pub fn qemu(machine: &Machine<'_>) -> Result<Vec<OsString>, ArgError> {
+    check_values(machine)?;
+    let mut line = Line(vec![machine.qemu.into()]);
+    line.flag("-nodefaults").flag("-no-user-config").option("-name", machine.name);
+    // hpet=off: that timer costs an idle guest without KVM half of its processor time, and guests have better ones.
+    line.option("-machine", "pc,dump-guest-core=off,hpet=off,vmport=off");
+    match machine.accel {
+        Accel::Kvm => line.option("-accel", "kvm").option("-cpu", "host"),
+        // The cache of translated code is limited: the default is a share of the memory for every machine.
+        Accel::Tcg => line.option("-accel", "tcg,tb-size=64").option("-cpu", "max"),
+    };
+    line.option("-m", format!("{}M", machine.memory_mb)).option("-smp", machine.cpus.to_string());
+    line.option("-rtc", "base=utc").option("-boot", "order=d");
+    cdrom(&mut line, machine)?;
+    screen(&mut line, machine)?;
+    consoles(&mut line, machine)?;
+    devices(&mut line, machine);
+    line.option("-action", "panic=pause").option("-msg", "timestamp=off").option("-sandbox", SANDBOX);
+    Ok(line.0)
+}
+
+fn check_values(machine: &Machine<'_>) -> Result<(), ArgError> {
+    if machine.version < QemuVersion::OLDEST {
+        return Err(ArgError::TooOld(machine.version));
+    }
+    if !is_name(machine.name) {
+        return Err(ArgError::BadName(machine.name.to_owned()));
+    }
+    match (machine.memory_mb, machine.cpus) {
+        (0, _) => Err(ArgError::Empty("memory")),
+        (_, 0) => Err(ArgError::Empty("a processor")),
+        _ => Ok(()),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+fn cdrom(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
+    if machine.ephemeral {
+        line.flag("-snapshot");
+    }
+    // snapshot=off: nothing is written to it, so it needs no throw-away layer.
+    line.path_option(
+        "-drive",
+        "if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,snapshot=off,file=",
+        machine.iso,
+        "",
+    )
+}
+
+fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
+    let card = match machine.video {
+        Video::Std => "std",
+        Video::Virtio => "virtio",
+    };
+    line.option("-vga", card).option("-display", "none");
+    // force-shared: a client that asks to be alone does not throw the others out.
+    match machine.vnc {
+        Vnc::Unix => line.socket_option("-vnc", "unix:", &machine.vnc_socket(), ",share=force-shared"),
+        Vnc::Tcp { host, port } => {
+            let display = port.checked_sub(FIRST_VNC_PORT).ok_or(ArgError::PortTooLow(port))?;
+            let host = match host {
+                IpAddr::V4(v4) => v4.to_string(),
+                IpAddr::V6(v6) => format!("[{v6}]"),
+            };
+            line.option("-vnc", format!("{host}:{display},share=force-shared"));
+            Ok(())
+        }
+    }
+}
+
+fn consoles(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
+    line.socket_option("-chardev", "socket,id=qmp,path=", &machine.qmp_socket(), ",server=on,wait=off")?;
+    line.option("-mon", "chardev=qmp,mode=control");
+    let log = escaped(&machine.serial_log())?;
+    let mut rest = OsString::from(",server=on,wait=off,logappend=on,logfile=");
+    rest.push(log);
+    line.socket_option("-chardev", "socket,id=serial,path=", &machine.serial_socket(), rest)?;
+    line.option("-serial", "chardev:serial");
+    Ok(())
+}
+
+fn devices(line: &mut Line, machine: &Machine<'_>) {
+    // An absolute pointer, which the browser's mouse needs. xHCI sleeps while it rests; UHCI is asked 1000 times a second
+    // and costs an idle guest 3 % of a processor. Guests older than 2011 know only the latter and get the PS/2 mouse.
+    line.option("-device", "qemu-xhci,id=usb").option("-device", "usb-tablet,bus=usb.0");
+    line.option("-device", "virtio-rng-pci").option("-device", "pvpanic-pci");
+    match machine.network {
+        Network::None => {}
+        Network::Restricted => {
+            line.option("-netdev", "user,id=n1,restrict=on").option("-device", "virtio-net-pci,netdev=n1");
+        }
+    }
+}
+
+/// The command line as it grows.
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) -> &mut Self {
+        self.flag(name).0.push(value.into());
+        self
+    }
+
+    /// `name before<path>after`, the path escaped.
+    fn path_option(&mut self, name: &str, before: &str, path: &Path, after: impl AsRef<OsStr>) -> Result<(), ArgError> {
+        let mut value = OsString::from(before);
+        value.push(escaped(path)?);
+        value.push(after);
+        self.option(name, value);
+        Ok(())
+    }
+
+    fn socket_option(
+        &mut self,
+        name: &str,
+        before: &str,
+        path: &Path,
+        after: impl AsRef<OsStr>,
+    ) -> Result<(), ArgError> {
+        if path.as_os_str().len() > LONGEST_SOCKET_PATH {
+            return Err(ArgError::SocketPathTooLong(path.to_owned()));
+        }
+        self.path_option(name, before, path, after)
+    }
+}
+
+/// A path as a value among others: commas doubled.
+pub(super) fn escaped(path: &Path) -> Result<OsString, ArgError> {
+    let bytes = path.as_os_str().as_bytes();
+    if !bytes.starts_with(b"/") {
+        return Err(ArgError::NotAbsolute(path.to_owned()));
+    }
+    if bytes.iter().any(u8::is_ascii_control) {
+        return Err(ArgError::ControlCharacter(path.to_owned()));
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        out.push(byte);
+        if byte == b',' {
+            out.push(b',');
+        }
+    }
+    Ok(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine<'static> {
+        Machine {
+            qemu: Path::new("/usr/bin/qemu-system-x86_64"),
+            version: QemuVersion(10, 0, 2),
+            accel: Accel::Tcg,
+            name: "vm-0a1b2c",
+            memory_mb: 2048,
+            cpus: 2,
+            iso: Path::new("/srv/uploads/a,b=c d.iso"),
+            run_dir: Path::new("/srv/runs/vm-0a1b2c"),
+            vnc: Vnc::Unix,
+            network: Network::Restricted,
+            video: Video::Std,
+            ephemeral: false,
+        }
+    }
+
+    fn text(machine: &Machine<'_>) -> Vec<String> {
+        qemu(machine).unwrap().into_iter().map(|arg| arg.into_string().unwrap()).collect()
+    }
+
+    /// The value behind a flag that is given once.
+    fn value(machine: &Machine<'_>, flag: &str) -> String {
+        let all = text(machine);
+        let mut at = all.iter().enumerate().filter(|(_, arg)| *arg == flag).map(|(i, _)| i);
+        let value = all[at.next().unwrap() + 1].clone();
+        assert_eq!(at.next(), None, "{flag} is given twice");
+        value
+    }
+
+    #[test]
+    fn the_whole_line_is_as_written() {
+        let golden = "/usr/bin/qemu-system-x86_64 -nodefaults -no-user-config -name vm-0a1b2c \
+            -machine pc,dump-guest-core=off,hpet=off,vmport=off -accel tcg,tb-size=64 -cpu max -m 2048M -smp 2 \
+            -rtc base=utc -boot order=d \
+            -drive if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,snapshot=off,file=/srv/uploads/a,,b=c d.iso \
+            -vga std -display none -vnc unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared \
+            -chardev socket,id=qmp,path=/srv/runs/vm-0a1b2c/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control \
+            -chardev socket,id=serial,path=/srv/runs/vm-0a1b2c/serial.sock,server=on,wait=off,logappend=on,\
+            logfile=/srv/runs/vm-0a1b2c/serial.log -serial chardev:serial \
+            -device qemu-xhci,id=usb -device usb-tablet,bus=usb.0 -device virtio-rng-pci -device pvpanic-pci \
+            -netdev user,id=n1,restrict=on -device virtio-net-pci,netdev=n1 -action panic=pause -msg timestamp=off \
+            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+        assert_eq!(text(&machine()).join(" "), golden);
+    }
+
+    #[test]
+    fn kvm_shows_the_guest_the_hosts_processor() {
+        let machine = Machine { accel: Accel::Kvm, ..machine() };
+        assert_eq!((value(&machine, "-accel"), value(&machine, "-cpu")), ("kvm".into(), "host".into()));
+    }
+
+    #[test]
+    fn vnc_on_tcp_is_given_as_a_display_number() {
+        let at = |host: &str, port| Machine { vnc: Vnc::Tcp { host: host.parse().unwrap(), port }, ..machine() };
+        assert_eq!(value(&at("127.0.0.1", 5901), "-vnc"), "127.0.0.1:1,share=force-shared");
+        assert_eq!(value(&at("::1", 6000), "-vnc"), "[::1]:100,share=force-shared");
+        assert_eq!(qemu(&at("127.0.0.1", 5899)), Err(ArgError::PortTooLow(5899)));
+    }
+
+    #[test]
+    fn no_network_means_no_card() {
+        let line = text(&Machine { network: Network::None, ..machine() }).join(" ");
+        assert!(!line.contains("net"), "{line}");
+    }
+
+    #[test]
+    fn an_ephemeral_machine_throws_its_writes_away() {
+        assert!(text(&Machine { ephemeral: true, ..machine() }).contains(&"-snapshot".to_owned()));
+        assert!(!text(&machine()).contains(&"-snapshot".to_owned()));
+    }
+
+    #[test]
+    fn a_virtio_screen_is_asked_for_by_name() {
+        assert_eq!(value(&Machine { video: Video::Virtio, ..machine() }, "-vga"), "virtio");
+    }
+
+    #[test]
+    fn a_run_folder_too_deep_for_a_socket_is_refused_with_the_mend() {
+        let exact = PathBuf::from(format!("/{}", "d".repeat(LONGEST_SOCKET_PATH - "//serial.sock".len())));
+        qemu(&Machine { run_dir: &exact, ..machine() }).unwrap();
+        let longer = PathBuf::from(format!("{}d", exact.display()));
+        let error = qemu(&Machine { run_dir: &longer, ..machine() }).unwrap_err();
+        assert!(matches!(error, ArgError::SocketPathTooLong(_)));
+        assert!(error.to_string().contains("VM_BASE_DIR"), "{error}");
+    }
+
+    #[test]
+    fn paths_that_could_be_read_otherwise_are_refused() {
+        for bad in ["/srv/a\nb.iso", "/srv/a\0b.iso", "/srv/a\x1bb.iso"] {
+            let iso = Path::new(bad);
+            assert_eq!(qemu(&Machine { iso, ..machine() }), Err(ArgError::ControlCharacter(iso.into())));
+        }
+        for bad in ["nbd:host:1", "a.iso", "", "json:{}"] {
+            let iso = Path::new(bad);
+            assert_eq!(qemu(&Machine { iso, ..machine() }), Err(ArgError::NotAbsolute(iso.into())));
+        }
+    }
+
+    #[test]
+    fn names_that_could_be_options_are_refused() {
+        for bad in ["", "-vm", "a,b", "a=b", "a b", "ä", &"a".repeat(65)] {
+            assert_eq!(qemu(&Machine { name: bad, ..machine() }), Err(ArgError::BadName(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn nothing_of_everything_is_refused() {
+        assert!(qemu(&Machine { memory_mb: 0, ..machine() }).is_err());
+        assert!(qemu(&Machine { cpus: 0, ..machine() }).is_err());
+        let old = QemuVersion(6, 2, 0);
+        assert_eq!(qemu(&Machine { version: old, ..machine() }), Err(ArgError::TooOld(old)));
+    }
+
+    #[test]
+    fn versions_are_read_from_what_the_program_says() {
+        let debian = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright (c) 2003-2025\n";
+        assert_eq!(QemuVersion::parse(debian), Some(QemuVersion(10, 0, 2)));
+        assert_eq!(QemuVersion::parse("qemu-img version 7.2.22 (x)"), Some(QemuVersion(7, 2, 22)));
+        assert_eq!(QemuVersion::parse("QEMU emulator version 9.1-rc0"), Some(QemuVersion(9, 1, 0)));
+        assert_eq!(QemuVersion::parse("bash: not found"), None);
+        assert_eq!(QemuVersion::parse("version x.y"), None);
+        assert!(QemuVersion(10, 0, 0) > QemuVersion::OLDEST);
+    }
+}

@@ -1,0 +1,125 @@
+//! The command line of `vm::args` given to the QEMU that is installed: it must take every option, make its sockets, and come up
+//! as root and as a plain user, with either graphics card, on a file that is no bootable CD.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vmshare::sys::child::Spawn;
+use vmshare::sys::pidfd::Exit;
+use vmshare::sys::user::{euid, lookup_user};
+use vmshare::vm::args::{self, Accel, Machine, Network, Video, Vnc};
+use vmshare::vm::programs;
+
+/// Enough for a busy test machine; nothing waits for it in vain.
+const PATIENT: Duration = Duration::from_secs(60);
+
+/// The monitor's socket is there a moment after the start; there is no event for that, so this asks again.
+fn connect(path: &Path) -> UnixStream {
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(e) => assert!(start.elapsed() < PATIENT, "{}: {e}", path.display()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts the machine, greets its monitor, lets it quit, and returns what it wrote to standard error.
+fn run(change: impl FnOnce(&mut Machine<'_>), uid_gid: Option<(u32, u32)>) -> String {
+    let base = tempfile::tempdir().unwrap();
+    fs::set_permissions(base.path(), Permissions::from_mode(0o711)).unwrap();
+    let (iso, run_dir) = (base.path().join("odd, name.iso"), base.path().join("run"));
+    File::create(&iso).unwrap().set_len(11 << 20).unwrap();
+    fs::set_permissions(&iso, Permissions::from_mode(0o644)).unwrap();
+    fs::create_dir(&run_dir).unwrap();
+    fs::set_permissions(&run_dir, Permissions::from_mode(0o700)).unwrap();
+    if let Some((uid, gid)) = uid_gid {
+        chown(&run_dir, Some(uid), Some(gid)).unwrap();
+    }
+    let qemu = programs::find_qemu(None).unwrap();
+    let mut machine = Machine {
+        qemu: &qemu,
+        version: programs::version(&qemu).unwrap(),
+        accel: Accel::Tcg,
+        name: "vm-test",
+        memory_mb: 64,
+        cpus: 1,
+        iso: &iso,
+        run_dir: &run_dir,
+        vnc: Vnc::Unix,
+        network: Network::Restricted,
+        video: Video::Std,
+        ephemeral: false,
+    };
+    change(&mut machine);
+    let line: Vec<OsString> = args::qemu(&machine).unwrap();
+    let (program, args) = line.split_first().unwrap();
+    let spawn = Spawn { program, args, cwd: &run_dir, uid_gid, groups: &[], no_new_privs: true };
+    let child = spawn.start().unwrap();
+
+    // A machine that refused its options ends at once: then its own words are the message.
+    let started = Instant::now();
+    while !machine.qmp_socket().exists() && !child.pidfd.has_exited().unwrap() && started.elapsed() < PATIENT {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !child.pidfd.has_exited().unwrap() {
+        quit(&connect(&machine.qmp_socket()));
+        for socket in [machine.serial_socket(), machine.qmp_socket()] {
+            assert!(!socket.exists() || socket.metadata().unwrap().permissions().mode() & 0o077 == 0);
+        }
+    }
+    assert!(child.pidfd.wait(PATIENT).unwrap(), "QEMU does not quit");
+    let mut errors = String::new();
+    File::from(child.stderr).read_to_string(&mut errors).unwrap();
+    assert_eq!(child.pidfd.reap().unwrap(), Some(Exit::Code(0)), "{errors}");
+    assert!(machine.serial_log().exists());
+    errors
+}
+
+fn quit(mut monitor: &UnixStream) {
+    monitor.set_read_timeout(Some(PATIENT)).unwrap();
+    let mut lines = BufReader::new(monitor);
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("\"QMP\""), "{line}");
+    monitor
+        .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n{\"execute\":\"quit\"}\n")
+        .unwrap();
+    let mut rest = String::new();
+    // A reset instead of an end is as good: it may come before the answer is read.
+    drop(lines.read_to_string(&mut rest));
+    assert!(rest.contains("\"running\": true") && !rest.contains("\"error\""), "{rest}");
+}
+
+#[test]
+fn qemu_takes_every_option_and_says_nothing() {
+    assert_eq!(run(|_| {}, None), "");
+}
+
+#[test]
+fn qemu_takes_the_virtio_screen_no_network_and_throw_away_disks() {
+    let change = |m: &mut Machine<'_>| {
+        (m.video, m.network, m.ephemeral, m.cpus) = (Video::Virtio, Network::None, true, 2);
+    };
+    assert_eq!(run(change, None), "");
+}
+
+#[test]
+fn qemu_runs_as_a_plain_user_with_both_cards() {
+    let Some(nobody) = lookup_user("nobody").unwrap().filter(|_| euid() == 0) else { return };
+    assert_eq!(run(|_| {}, Some(nobody)), "");
+    assert_eq!(run(|m| m.video = Video::Virtio, Some(nobody)), "");
+}
+
+#[test]
+fn qemu_offers_its_screen_on_a_tcp_port() {
+    // A port that was free a moment ago; VNC's begin at 5900.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let change = |m: &mut Machine<'_>| m.vnc = Vnc::Tcp { host: free.ip(), port: free.port() };
+    assert_eq!(run(change, None), "");
+}
