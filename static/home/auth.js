@@ -31,7 +31,7 @@ export function openAuth(name, message = "") {
   select(policy === "closed" ? "login" : name, false);
   notice($("auth-message"), message, "warn");
   if (!$("auth").open) $("auth").showModal();
-  const form = $(`panel-${policy === "closed" ? "login" : name}`);
+  const form = $(`form-${policy === "closed" ? "login" : name}`);
   (inputsOf(form).find((input) => !input.value) ?? form.elements[0]).focus();
 }
 
@@ -64,13 +64,13 @@ export function setUpAuth(enter) {
   });
   for (const tab of tabs) {
     $(`tab-${tab}`).addEventListener("click", () => select(tab, false));
-    onSubmit($(`panel-${tab}`), async (values) => {
+    onSubmit($(`form-${tab}`), async (values) => {
       if (policy !== "invite") delete values.invite;
       const answer = await call("POST", `/auth/${tab}`, values).catch((problem) => {
         problem.field ||= FIELD_OF[problem.code] ?? "";
         throw problem;
       });
-      for (const form of [$("panel-login"), $("panel-signup")]) form.elements.password.value = "";
+      for (const form of [$("form-login"), $("form-signup")]) form.elements.password.value = "";
       $("auth").close();
       enter(answer);
     });

@@ -103,7 +103,7 @@ export function showLaunchError(text) {
 function tick() {
   if (shown?.state === "starting") {
     const seconds = Math.max(0, Math.floor((serverNow() - since) / 1000));
-    $("starting-seconds").textContent = String(seconds);
+    $("starting-seconds").textContent = span(seconds * 1000);
     $("starting-words").textContent = WAITING.findLast(([from]) => seconds >= from)[1];
   } else if (alive(shown)) {
     $("vm-uptime").textContent = shown.started_at ? span(serverNow() - Date.parse(shown.started_at)) : "0 s";

@@ -48,6 +48,7 @@ async function enter(me) {
 
 /** Nobody is signed in (any more). What was typed stays where it is. */
 function leave(message = "") {
+  const was = document.documentElement.dataset.session;
   events?.close();
   events = null;
   launching = false;
@@ -56,7 +57,7 @@ function leave(message = "") {
   for (const dialog of document.querySelectorAll("dialog[open]")) if (dialog.id !== "auth") dialog.close();
   notice($("banner"), message, "warn");
   if (message) openAuth("login", message);
-  else if (document.activeElement === document.body) document.querySelector('[data-auth="login"]').focus();
+  else if (was === "in") document.querySelector('[data-auth="login"]').focus();
 }
 
 function changed(vm) {
