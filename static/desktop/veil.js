@@ -20,6 +20,8 @@ export function stateNow() {
 function veil({ title, text, spin = false, retry = false, home = false }) {
   $("veil").hidden = false;
   $("veil-title").textContent = title;
+  // Said once: the countdown below changes twice a second.
+  if ($("veil-said").textContent !== title) $("veil-said").textContent = title;
   $("veil-text").textContent = text;
   $("veil-spinner").hidden = !spin;
   $("retry").hidden = !retry;

@@ -81,7 +81,8 @@ async function launch() {
     show({ ...current(), state: "running", ...answer.vm });
     if (takeOpening()) open(answer.redirect);
   } catch (problem) {
-    takeOpening();
+    // Not reached is also what a reload in between looks like from here: it will join the start.
+    if (problem.status !== 0) takeOpening();
     if (problem.status === 401) return;
     if (!alive(current()) || current().state === "starting") show(null);
     showLaunchError(problem.message);
