@@ -1,0 +1,62 @@
+// Text and key combinations as X11 keysyms, the RFB protocol's keys (RFC 6143, section 7.5.4).
+//
+// QEMU turns a keysym into a key of its own layout (US unless it was told otherwise) and presses
+// nothing more, so whoever types must hold Shift for what needs it. Characters that layout lacks
+// are sent by their Unicode keysym, which a guest may or may not understand.
+
+const SHIFT = 0xffe1;
+const NEEDS_SHIFT = /[A-Z~!@#$%^&*()_+{}|:"<>?]/;
+// An emulated PS/2 keyboard holds 16 bytes; faster typing loses keys in boot menus.
+const PACE_MS = 30;
+
+/** The keys that are not characters, by the browser's name for them. */
+export const NAMED = {
+  Backspace: 0xff08, Tab: 0xff09, Enter: 0xff0d, Escape: 0xff1b, Delete: 0xffff, Home: 0xff50, ArrowLeft: 0xff51, ArrowUp: 0xff52,
+  ArrowRight: 0xff53, ArrowDown: 0xff54, PageUp: 0xff55, PageDown: 0xff56, End: 0xff57, Insert: 0xff63, Control: 0xffe3, Alt: 0xffe9, Super: 0xffeb,
+  F1: 0xffbe, F2: 0xffbf, F3: 0xffc0, F4: 0xffc1, F7: 0xffc4, F12: 0xffc9,
+};
+
+/** What a browser or the computer under it keeps for itself. */
+export const CHORDS = ["Control+Alt+Delete", "Escape", "Tab", "Super", "Alt+Tab", "Alt+F2", "Alt+F4", "Control+Alt+F1", "Control+Alt+F2", "Control+Alt+F7", "F12"];
+
+/** A combination as it is written on keys. */
+export function chordName(chord) {
+  return chord.replace("Control", "Ctrl").replace("Delete", "Del").replace("Escape", "Esc").replaceAll("+", "-");
+}
+
+// The physical keys (KeyboardEvent.code) of the modifiers; other names are codes already.
+const CODES = { Control: "ControlLeft", Alt: "AltLeft", Super: "MetaLeft" };
+
+/** Presses the keys of `chord` in order and lets go in reverse. */
+export function sendChord(rfb, chord) {
+  const names = chord.split("+");
+  for (const name of names) rfb.sendKey(NAMED[name], CODES[name] ?? name, true);
+  for (const name of names.reverse()) rfb.sendKey(NAMED[name], CODES[name] ?? name, false);
+}
+
+/** A character's keysym: Latin-1 is its own, line ends and tabs are keys, the rest is Unicode. */
+export function keysymOf(character) {
+  if (character === "\n") return NAMED.Enter;
+  if (character === "\t") return NAMED.Tab;
+  const code = character.codePointAt(0);
+  return (code >= 0x20 && code <= 0x7e) || (code >= 0xa0 && code <= 0xff) ? code : 0x01000000 | code;
+}
+
+/** Types one character. */
+export function sendCharacter(rfb, character) {
+  const shift = NEEDS_SHIFT.test(character);
+  if (shift) rfb.sendKey(SHIFT, null, true);
+  rfb.sendKey(keysymOf(character), null);
+  if (shift) rfb.sendKey(SHIFT, null, false);
+}
+
+/** Types a text at a pace a guest can follow. Stops when `signal` says so; tells `progress(done, all)`. */
+export async function sendText(rfb, text, signal, progress) {
+  const characters = [...text.replace(/\r\n?/g, "\n")];
+  for (const [index, character] of characters.entries()) {
+    if (signal.aborted) return;
+    sendCharacter(rfb, character);
+    progress(index + 1, characters.length);
+    await new Promise((later) => setTimeout(later, PACE_MS));
+  }
+}

@@ -1,0 +1,63 @@
+// The machine behind the screen, as the API knows it: found by its id or by its websocket's port.
+import { call } from "../shared/api.js";
+import { ending, loss } from "../shared/words.js";
+import { $ } from "../shared/dom.js";
+
+const ALIVE = ["starting", "running", "stopping"];
+
+/** The newest machine with this id or port, or null. Throws a Problem when it cannot be known. */
+export async function find({ port, vmid }) {
+  if (vmid) {
+    return call("GET", `/vms/${vmid}`).then((answer) => answer?.vm ?? answer, (problem) => {
+      if (problem.status === 404) return null;
+      throw problem;
+    });
+  }
+  const { vms } = await call("GET", "/vms");
+  return vms.find((vm) => vm.http_port === port) ?? null;
+}
+
+/** Why no connection came about: `there` (try again), `stopped`, `signed-out` or `missing`. */
+export async function stillThere(address) {
+  try {
+    const vm = await find(address);
+    if (!vm) return "missing";
+    return ALIVE.includes(vm.state) ? "there" : "stopped";
+  } catch (problem) {
+    return problem.status === 401 ? "signed-out" : "there";
+  }
+}
+
+/** The words for the end of it all. */
+export async function epitaph(why, address) {
+  switch (why) {
+    case "stopped": {
+      const vm = await find(address).catch(() => null);
+      return ["Your desktop has stopped", vm && !ALIVE.includes(vm.state) ? ending(vm) : "Start it again from the start page."];
+    }
+    case "forbidden":
+      return ["You are no longer allowed here", "Your session has ended, or this desktop is no longer yours. Log in again on the start page."];
+    case "signed-out":
+      return ["You are not logged in", "Log in on the start page, then open your desktop from there."];
+    case "password":
+      return ["This desktop asks for a password", "The server did not open it for you. Open it again from the start page."];
+    case "address":
+      return ["This link is not complete", "A desktop's address ends in something like ?path=ws/6111. Open your desktop from the start page."];
+    default:
+      return ["There is no desktop here", "It may have ended. Start yours from the start page."];
+  }
+}
+
+/** Asks once, names what is lost, stops. Resolves to a sentence to show when that failed. */
+export async function askAndStop(address, onStopping) {
+  const dialog = $("stop");
+  const vm = await find(address).catch(() => null);
+  $("stop-loss").textContent = loss(vm);
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  if (dialog.returnValue !== "stop") return "";
+  if (!vm) return "It is not known which desktop this is. Stop it from the start page.";
+  onStopping();
+  return call("POST", `/vms/${vm.vmid}/stop`, {}).then(() => "", (problem) => problem.message);
+}

@@ -1,0 +1,80 @@
+// The desktop page: the guest's screen in the whole window.
+//
+// Order matters in one place: a connection that ends for good is explained (veil.js) before
+// anything else, and only a lost one is tried again (connection.js).
+import { $ } from "../shared/dom.js";
+import { readAddress, socketUrl } from "./address.js";
+import { closePanels, setUpBar, showBar } from "./bar.js";
+import { unwatch, watch } from "./blank.js";
+import { keepConnected } from "./connection.js";
+import { askAndStop, epitaph, stillThere } from "./machine.js";
+import { fits, received, setUpTools } from "./tools.js";
+import { setUpTouchKeys } from "./touch.js";
+import * as veil from "./veil.js";
+
+const address = readAddress(location.search);
+let connection = null;
+
+const rfb = () => (veil.stateNow() === "connected" ? connection?.rfb() : null);
+const focusGuest = () => rfb()?.focus({ preventScroll: true });
+
+async function end(why) {
+  unwatch();
+  closePanels();
+  showBar();
+  const [title, text] = await epitaph(why, address ?? {});
+  for (const tool of $("bar").querySelectorAll("button")) tool.hidden = true;
+  veil.ended(title, text);
+}
+
+function prepare(session) {
+  session.scaleViewport = fits();
+  session.viewOnly = address.viewOnly;
+  session.background = "transparent";
+  session.addEventListener("clipboard", (event) => received(event.detail.text));
+  session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
+}
+
+function connect() {
+  connection = keepConnected({
+    target: $("screen"),
+    url: socketUrl(address.port),
+    prepare,
+    onConnecting: veil.connecting,
+    onConnected(session, canvas) {
+      veil.connected();
+      watch(canvas);
+      showBar();
+      if (!document.activeElement?.closest(".panel, dialog, .bar")) session.focus();
+    },
+    onLost(canvas, nextTry) {
+      unwatch();
+      veil.lost(canvas, nextTry);
+      showBar();
+    },
+    onEnded: end,
+    stillThere: () => stillThere(address),
+  });
+}
+
+setUpBar(focusGuest);
+setUpTools(rfb, focusGuest);
+setUpTouchKeys(rfb);
+if (address) {
+  if (address.viewOnly) {
+    $("view-only").hidden = false;
+    for (const tool of document.querySelectorAll("[data-control]")) tool.hidden = true;
+  }
+  $("retry").addEventListener("click", () => connection.retryNow());
+  $("stop-open").addEventListener("click", async () => {
+    const trouble = await askAndStop(address, veil.stopping);
+    if (trouble) {
+      $("blank").textContent = trouble;
+      $("blank").hidden = false;
+    }
+    focusGuest();
+  });
+  connect();
+} else {
+  end("address");
+}

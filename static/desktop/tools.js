@@ -1,0 +1,105 @@
+// What each tool on the bar does to the guest or to the window.
+import { $, make, memory } from "../shared/dom.js";
+import { closePanels } from "./bar.js";
+import { CHORDS, chordName, sendChord, sendText } from "./keys.js";
+
+const NOTE = $("text-note").textContent;
+
+function press(button, on) {
+  button.setAttribute("aria-pressed", String(on));
+}
+
+/** Whether the guest's screen is fitted to the window (remembered). */
+export function fits() {
+  return memory.get("fit") !== "no";
+}
+
+function setUpWindow(rfb, focusGuest) {
+  press($("fit"), fits());
+  $("frozen").classList.toggle("object-none", !fits());
+  $("fit").addEventListener("click", () => {
+    memory.set("fit", fits() ? "no" : "yes");
+    const fit = $("fit").getAttribute("aria-pressed") !== "true";
+    press($("fit"), fit);
+    if (rfb()) rfb().scaleViewport = fit;
+    focusGuest();
+  });
+  const root = document.documentElement;
+  $("full").hidden = !root.requestFullscreen;
+  $("full").addEventListener("click", async () => {
+    if (document.fullscreenElement) await document.exitFullscreen();
+    else await root.requestFullscreen().catch(() => null);
+    focusGuest();
+  });
+  document.addEventListener("fullscreenchange", () => {
+    press($("full"), Boolean(document.fullscreenElement));
+    // Where the browser can, Escape and Alt-Tab then go to the guest too.
+    if (document.fullscreenElement) navigator.keyboard?.lock?.().catch(() => null);
+    else navigator.keyboard?.unlock?.();
+  });
+}
+
+function setUpScreenshot(rfb) {
+  $("shot").addEventListener("click", () => {
+    rfb()?.toBlob((png) => {
+      const url = URL.createObjectURL(png);
+      const stamp = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+      make("a", { href: url, download: `desktop-${stamp}.png` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
+    }, "image/png");
+  });
+}
+
+function setUpKeys(rfb, focusGuest) {
+  for (const chord of CHORDS) {
+    const button = make("button", { type: "button", class: "btn" }, chordName(chord));
+    button.addEventListener("click", () => {
+      if (!rfb()) return;
+      sendChord(rfb(), chord);
+      closePanels();
+      focusGuest();
+    });
+    $("chords").append(button);
+  }
+}
+
+function setUpText(rfb) {
+  let typing = null;
+  $("type").addEventListener("click", async () => {
+    if (typing) return typing.abort();
+    if (!rfb() || !$("outgoing").value) return $("outgoing").focus();
+    typing = new AbortController();
+    $("type").textContent = "Stop typing";
+    const told = (done, all) => ($("text-note").textContent = `Typed ${done} of ${all}.`);
+    await sendText(rfb(), $("outgoing").value, typing.signal, told);
+    typing = null;
+    $("type").textContent = "Type this text";
+  });
+  $("paste").addEventListener("click", () => {
+    if (!rfb()) return;
+    rfb().clipboardPasteFrom($("outgoing").value);
+    $("text-note").textContent = "Sent to its clipboard. Nothing to paste there? Then it has no agent for that: type the text instead.";
+  });
+  $("outgoing").addEventListener("input", () => {
+    const foreign = /[^\t\n\r\x20-\x7e]/.test($("outgoing").value);
+    $("text-note").textContent = foreign ? "Letters a US keyboard does not have may not arrive when typed." : NOTE;
+  });
+  $("copy").addEventListener("click", async () => {
+    $("incoming").select();
+    await navigator.clipboard?.writeText($("incoming").value);
+  });
+}
+
+/** Text the guest has copied. */
+export function received(text) {
+  $("incoming").value = text;
+  $("copy").disabled = text === "";
+}
+
+/** Wires every tool. `rfb()` is the connection of the moment or null. */
+export function setUpTools(rfb, focusGuest) {
+  setUpWindow(rfb, focusGuest);
+  setUpScreenshot(rfb);
+  setUpKeys(rfb, focusGuest);
+  setUpText(rfb);
+}

@@ -1,0 +1,44 @@
+// Who is signed in: name, change of password, log out.
+import { call } from "../shared/api.js";
+import { $, closable } from "../shared/dom.js";
+import { clearErrors, onSubmit } from "./form.js";
+
+/** Shows who is signed in. */
+export function showAccount(user) {
+  const name = user.login || user.email;
+  $("account-name").textContent = name;
+  $("account-who").textContent = user.login && user.login !== user.email ? `${user.login}, ${user.email}` : user.email;
+  $("password-user").value = user.email;
+}
+
+/** Wires the dialog and the log-out button: `leave()` when the session is over, `tell(text)` when it is not. */
+export function setUpAccount({ leave, tell }) {
+  const form = $("password-form");
+  closable($("account"));
+  $("account-open").addEventListener("click", () => {
+    clearErrors(form);
+    $("password-done").hidden = true;
+    $("account").showModal();
+    $("password-current").focus();
+  });
+  onSubmit(form, async (values) => {
+    $("password-done").hidden = true;
+    await call("POST", "/auth/password", { current: values.current, new: values.new }).catch((problem) => {
+      if (problem.code === "bad_credentials") problem.field = "current";
+      if (problem.code === "weak_password") problem.field = "new";
+      throw problem;
+    });
+    form.elements.current.value = "";
+    form.elements.new.value = "";
+    $("password-done").hidden = false;
+  });
+  $("log-out").addEventListener("click", async () => {
+    try {
+      await call("POST", "/auth/logout");
+      leave();
+    } catch (problem) {
+      // Somebody at a shared computer must not believe to be logged out when they are not.
+      if (problem.status !== 401) tell(`You are still logged in. ${problem.message}`);
+    }
+  });
+}

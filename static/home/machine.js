@@ -1,0 +1,147 @@
+// The card in the middle of the page: which of its four faces shows, and what it says.
+//
+// `show(vm)` is the only way in, whatever told us (an answer, an event, a reload). It draws the
+// state it is given and keeps nothing but the machine on show and when its start began.
+import { call, serverNow } from "../shared/api.js";
+import { $, make, notice } from "../shared/dom.js";
+import { ago, ending, exactly, imageName, keeps, loss, megabytes, span } from "../shared/words.js";
+import { titleOf } from "./launcher.js";
+
+const STATES = { running: ["Running", "good"], stopping: ["Shutting down", "warn"] };
+const ACCELERATORS = { kvm: "Hardware (KVM)", tcg: "None (software)" };
+// Said while the start takes: the server answers only at its end, so these promise nothing.
+const WAITING = [[0, "Making room and switching the machine on…"], [4, "Waiting for its screen…"], [20, "Still starting: without hardware acceleration this takes longer…"], [60, "Much longer than usual. It is still being tried…"]];
+
+let shown = null;
+let since = 0;
+
+/** The machine on show, or null. */
+export function current() {
+  return shown;
+}
+
+/** Whether this state has a machine behind it. */
+export function alive(vm) {
+  return ["starting", "running", "stopping"].includes(vm?.state);
+}
+
+function face(name) {
+  const had = document.activeElement;
+  for (const panel of document.querySelectorAll("[data-panel]")) panel.hidden = panel.dataset.panel !== name;
+  // The focused button has just gone: go on where its work goes on.
+  if (had && had !== document.body && !had.offsetParent && !document.querySelector("dialog[open]")) {
+    ({ starting: $("starting-title"), running: $("vm-open") }[name] ?? $("greeting")).focus();
+  }
+}
+
+function say(words) {
+  if ($("announce").textContent !== words) $("announce").textContent = words;
+}
+
+function fact(name, value, title) {
+  return make("div", { class: "min-w-0" }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
+}
+
+function idButton(vmid) {
+  const button = make("button", { type: "button", class: "font-mono font-semibold underline decoration-dotted underline-offset-4", title: "Copy" }, vmid);
+  button.addEventListener("click", async () => {
+    await navigator.clipboard?.writeText(vmid);
+    button.textContent = "copied";
+    setTimeout(() => (button.textContent = vmid), 1200);
+  });
+  return button;
+}
+
+function showRunning(vm) {
+  const [word, kind] = STATES[vm.state];
+  $("vm-title").textContent = titleOf(vm.profile);
+  $("vm-state").textContent = word;
+  $("vm-state").dataset.kind = kind;
+  const facts = [
+    fact("Running for", make("span", { id: "vm-uptime", class: "tabular-nums" }), vm.started_at && `Since ${exactly(vm.started_at)}`),
+    vm.expires_at && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
+    fact("Memory", megabytes(vm.memory_mb)),
+    fact("CPUs", String(vm.cpus)),
+    imageName(vm.iso) && fact("Image", imageName(vm.iso)),
+    vm.accel && fact("Acceleration", ACCELERATORS[vm.accel] ?? vm.accel),
+    fact("Id", idButton(vm.vmid)),
+  ];
+  $("vm-facts").replaceChildren(...facts.filter(Boolean));
+  $("vm-slow").hidden = vm.accel !== "tcg";
+  $("vm-keeps").textContent = keeps(vm.persistence);
+  $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-stop").textContent = vm.state === "stopping" ? "Stop at once" : "Stop";
+  say(vm.state === "running" ? "Your desktop is running." : "Your desktop is shutting down.");
+  face("running");
+}
+
+/** Draws what is known of the caller's machine; null means there is none. */
+export function show(vm) {
+  if (vm?.vmid !== shown?.vmid || vm?.state !== shown?.state) $("vm-error").textContent = "";
+  shown = vm;
+  if (vm?.state === "starting") {
+    since ||= vm.created_at ? Math.min(Date.parse(vm.created_at), serverNow()) : serverNow();
+    say("Your desktop is starting.");
+    face("starting");
+  } else {
+    since = 0;
+    if (alive(vm)) showRunning(vm);
+    else {
+      notice($("ended"), vm ? `Your last desktop is gone. ${ending(vm)}` : "", vm?.state === "failed" ? "bad" : "");
+      if (vm) say(`Your desktop has ended. ${ending(vm)}`);
+      face("idle");
+    }
+  }
+  tick();
+}
+
+/** Shows why a start failed, beside the button to try again. */
+export function showLaunchError(text) {
+  notice($("launch-error"), text, "bad");
+}
+
+function tick() {
+  if (shown?.state === "starting") {
+    const seconds = Math.max(0, Math.floor((serverNow() - since) / 1000));
+    $("starting-seconds").textContent = span(seconds * 1000);
+    $("starting-words").textContent = WAITING.findLast(([from]) => seconds >= from)[1];
+  } else if (alive(shown)) {
+    $("vm-uptime").textContent = shown.started_at ? span(serverNow() - Date.parse(shown.started_at)) : "0 s";
+    if (shown.expires_at) $("vm-left").textContent = span(Date.parse(shown.expires_at) - serverNow());
+  }
+}
+
+async function stop() {
+  const vm = shown;
+  const force = vm.state === "stopping";
+  $("stop-loss").textContent = loss(vm);
+  const dialog = $("stop");
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  if (dialog.returnValue !== "stop" || shown?.vmid !== vm.vmid || !alive(shown)) return;
+  try {
+    show({ ...shown, state: "stopping" });
+    const answer = await call("POST", `/vms/${vm.vmid}/stop`, force ? { force: true } : {});
+    // The event may have come first: never draw an older state over a newer one.
+    if (shown?.vmid === vm.vmid && alive(shown)) show(answer?.vm ?? answer);
+  } catch (problem) {
+    if (shown?.vmid !== vm.vmid || !alive(shown)) return;
+    show(vm);
+    $("vm-error").textContent = problem.message;
+  }
+}
+
+/** Wires the card: the clock and the Stop button. */
+export function setUpMachine() {
+  setInterval(tick, 1000);
+  $("vm-stop").addEventListener("click", stop);
+}
+
+/** One line of a past session. */
+export function pastLine(vm) {
+  const began = vm.started_at ?? vm.created_at;
+  const when = make("time", { datetime: began, title: exactly(began), class: "hint" }, ago(serverNow() - Date.parse(began)));
+  const what = make("span", { class: "font-semibold wrap-anywhere mr-auto" }, titleOf(vm.profile));
+  return make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-1 items-baseline" }, what, when, make("span", { class: "hint w-full wrap-anywhere" }, ending(vm)));
+}

@@ -1,0 +1,163 @@
+// The home page: who is here, and how their desktop is.
+//
+// The page draws itself first (theme.js guessed whether somebody is signed in) and asks the server
+// after that. Then one stream of events carries every change. A launch is a POST that answers when
+// the screen can be shown; a page that finds a start under way posts again, which joins it.
+import { call, onSignedOut } from "../shared/api.js";
+import { $, memory, notice } from "../shared/dom.js";
+import { openAuth, setSignup, setUpAuth } from "./auth.js";
+import { setUpAccount, showAccount } from "./account.js";
+import { listen } from "./events.js";
+import { loadProfiles, wish } from "./launcher.js";
+import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
+
+const RETRY_MS = 3000;
+const OPENING = "vmshare.opening";
+
+let events = null;
+let launching = false;
+
+function session(state) {
+  document.documentElement.dataset.session = state;
+  memory.set("session", state);
+}
+
+/** Somebody is signed in: asks what they may start, and listens. `me` is the answer of /auth/me. */
+async function enter(me) {
+  showAccount(me.user);
+  session("in");
+  notice($("banner"), "");
+  showLaunchError("");
+  events?.close();
+  try {
+    await loadProfiles();
+  } catch (problem) {
+    if (problem.status === 401) return;
+    showLaunchError(problem.message);
+  }
+  show(me.vm ?? null);
+  joinIfStarting();
+  events = listen({
+    onVm: changed,
+    onMe: () => leave("Your session has ended. Log in again to go on."),
+    onDown: (down) => notice($("banner"), down ? "Connection lost, trying again…" : "", "warn"),
+    onRefused: () => call("GET", "/auth/me").catch(() => null),
+  });
+  await loadHistory();
+}
+
+/** Nobody is signed in (any more). What was typed stays where it is. */
+function leave(message = "") {
+  const was = document.documentElement.dataset.session;
+  events?.close();
+  events = null;
+  launching = false;
+  session("out");
+  show(null);
+  for (const dialog of document.querySelectorAll("dialog[open]")) if (dialog.id !== "auth") dialog.close();
+  notice($("banner"), message, "warn");
+  if (message) openAuth("login", message);
+  else if (was === "in") document.querySelector('[data-auth="login"]').focus();
+}
+
+function changed(vm) {
+  const before = current();
+  // An ended machine is news only if it is the one on show.
+  if (!vm || (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid)) return;
+  if (!alive(vm) && !before) return;
+  show(vm);
+  joinIfStarting();
+  if (!alive(vm)) loadHistory();
+}
+
+/** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop. */
+async function launch() {
+  if (launching) return;
+  launching = true;
+  showLaunchError("");
+  if (current()?.state !== "starting") show({ state: "starting" });
+  try {
+    const answer = await call("POST", "/run-iso", wish());
+    show({ ...current(), state: "running", ...answer.vm });
+    if (takeOpening()) open(answer.redirect);
+  } catch (problem) {
+    // Not reached is also what a reload in between looks like from here: it will join the start.
+    if (problem.status !== 0) takeOpening();
+    if (problem.status === 401) return;
+    if (!alive(current()) || current().state === "starting") show(null);
+    showLaunchError(problem.message);
+    $("start").focus();
+  } finally {
+    launching = false;
+  }
+}
+
+function open(redirect) {
+  const target = new URL(redirect, location.href);
+  if (target.origin === location.origin) location.assign(target);
+}
+
+function joinIfStarting() {
+  if (current()?.state === "starting" && !launching) launch();
+}
+
+function setOpening() {
+  try {
+    sessionStorage.setItem(OPENING, "1");
+  } catch {
+    // The desktop is then opened by hand.
+  }
+}
+
+function takeOpening() {
+  try {
+    const was = sessionStorage.getItem(OPENING);
+    sessionStorage.removeItem(OPENING);
+    return was !== null;
+  } catch {
+    return false;
+  }
+}
+
+async function loadHistory() {
+  const answer = await call("GET", "/vms?limit=10").catch(() => null);
+  if (!answer) return;
+  const past = answer.vms.filter((vm) => !alive(vm));
+  $("history").hidden = false;
+  $("history-none").hidden = past.length > 0;
+  $("history-list").replaceChildren(...past.map(pastLine));
+}
+
+async function about() {
+  const version = await call("GET", "/version").catch(() => null);
+  if (!version) return;
+  $("version").textContent = `${version.name} ${version.version}`;
+  setSignup(version.signup);
+}
+
+async function begin() {
+  try {
+    await enter(await call("GET", "/auth/me"));
+  } catch (problem) {
+    if (problem.status === 401) return;
+    notice($("banner"), `${problem.message} Trying again…`, "warn");
+    setTimeout(begin, RETRY_MS);
+  }
+}
+
+onSignedOut(() => leave(document.documentElement.dataset.session === "in" ? "Your session has ended. Log in again to go on." : ""));
+const invited = setUpAuth(async () => {
+  // The answer to a log-in names the user only; limits and a running machine come with /auth/me.
+  await begin();
+  $("greeting").focus();
+});
+setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
+setUpMachine();
+$("launcher").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setOpening();
+  launch();
+});
+addEventListener("pageshow", (event) => event.persisted && begin());
+about().then(() => invited && document.documentElement.dataset.session === "out" && openAuth("signup"));
+begin();

@@ -1,0 +1,67 @@
+// Numbers and states as people say them. Pure: values in, words out.
+
+/** `2048` MB → `2 GB`, `1536` → `1.5 GB`, `512` → `512 MB` (binary, as QEMU counts). */
+export function megabytes(mb) {
+  if (!Number.isFinite(mb)) return "";
+  return mb < 1024 ? `${mb} MB` : `${Number((mb / 1024).toFixed(mb % 1024 ? 1 : 0))} GB`;
+}
+
+/** A file's size from its bytes. */
+export function bytes(n) {
+  return Number.isFinite(n) ? megabytes(Math.max(1, Math.round(n / 1048576))) : "";
+}
+
+/** A span in milliseconds with its two largest units: `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`. */
+export function span(ms) {
+  const s = Math.max(0, Math.floor(ms / 1000));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+/** How long ago, roughly, in the reader's language settings' numbers but plain English words. */
+export function ago(ms) {
+  const units = [["minute", 60000], ["hour", 3600000], ["day", 86400000]];
+  if (ms < 60000) return "just now";
+  const [unit, size] = units.findLast(([, length]) => ms >= length);
+  return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(-Math.floor(ms / size), unit);
+}
+
+/** The exact time, for a tool tip. */
+export function exactly(date) {
+  return new Date(date).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** The last part of an image's path or name. */
+export function imageName(iso) {
+  const name = typeof iso === "object" ? iso?.name : iso;
+  return (name ?? "").split("/").pop();
+}
+
+const ENDINGS = {
+  "guest shutdown": "It was shut down from inside.",
+  "stopped by user": "You stopped it.",
+  idle: "It was stopped because nobody used it for a while.",
+  "time limit": "It was stopped because its time was up.",
+  "host restarted": "The host was restarted.",
+};
+
+/** Why a machine ended, as a sentence. What is not known is told as the server tells it. */
+export function ending(vm) {
+  if (vm?.exit && ENDINGS[vm.exit]) return ENDINGS[vm.exit];
+  if (vm?.exit) return `It ended: ${vm.exit}`;
+  return vm?.state === "failed" ? "It failed, and the server does not know why." : "It has stopped.";
+}
+
+/** What stopping takes away. */
+export function loss(vm) {
+  return vm?.persistence === "persistent"
+    ? "Open programs are closed and what is not saved in them is lost. Files on its disk stay."
+    : "This desktop keeps nothing: every file, every program you installed and all that is open in it will be gone for good.";
+}
+
+/** What of it is kept, in one line. */
+export function keeps(persistence) {
+  return persistence === "persistent" ? "Its disk is kept: files are there again next time." : "Nothing is kept once it stops: save your work elsewhere first.";
+}
