@@ -8,6 +8,10 @@
 )]
 
 pub mod http;
+pub mod iso9660;
 pub mod json;
 pub mod problem;
+pub mod qmp;
+pub mod rfb;
 pub mod url;
+pub mod websocket;

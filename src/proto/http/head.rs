@@ -94,12 +94,13 @@ impl Headers {
     /// The first field of that (lower-case) name, if its value is UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.get_all(name).next()
+        self.0.iter().find(|(n, _)| n == name).and_then(|(_, value)| std::str::from_utf8(value).ok())
     }
 
     /// All fields of that name whose values are UTF-8.
-    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(n, _)| n == name).filter_map(|(_, value)| std::str::from_utf8(value).ok())
+    pub fn get_all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let values: Vec<&'a [u8]> = self.0.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_slice()).collect();
+        values.into_iter().filter_map(|value| std::str::from_utf8(value).ok())
     }
 
     /// How many fields of that name there are, readable or not.
@@ -205,14 +206,13 @@ fn check_partial(input: &[u8], limits: &Limits) -> Result<(), RequestError> {
 /// Line ends are CR LF, nothing else; no line continues the one before; no field name is empty or has a space behind it.
 fn check_lines(head: &[u8]) -> Result<(), RequestError> {
     let body = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
-    let mut lines = 0;
-    for line in body.split(|&byte| byte == b'\n') {
-        let last = lines == memchr::memchr_iter(b'\n', body).count();
-        let line = if last { line } else { line.strip_suffix(b"\r").ok_or(RequestError::BareLineFeed)? };
+    let last = memchr::memchr_iter(b'\n', body).count();
+    for (index, line) in body.split(|&byte| byte == b'\n').enumerate() {
+        let line = if index == last { line } else { line.strip_suffix(b"\r").ok_or(RequestError::BareLineFeed)? };
         if line.contains(&b'\r') || line.contains(&0) {
             return Err(RequestError::BadSyntax);
         }
-        if lines > 0 {
+        if index > 0 {
             if line.first().is_none_or(|byte| matches!(byte, b' ' | b'\t')) {
                 return Err(RequestError::Folded);
             }
@@ -221,7 +221,6 @@ fn check_lines(head: &[u8]) -> Result<(), RequestError> {
                 return Err(RequestError::BadFieldName);
             }
         }
-        lines += 1;
     }
     Ok(())
 }

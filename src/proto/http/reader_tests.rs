@@ -114,7 +114,7 @@ fn what_two_readers_could_take_differently_is_refused() {
         ("GET /../etc/passwd HTTP/1.1\r\nHost: h\r\n\r\n", E::BadPath(UrlError::DotSegment)),
         ("GET /%2e%2e/x HTTP/1.1\r\nHost: h\r\n\r\n", E::BadPath(UrlError::DotSegment)),
         ("GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", E::BadPath(UrlError::Control)),
-        ("GET /  HTTP/1.1\r\nHost: h\r\n\r\n", E::BadSyntax),
+        ("GET /  HTTP/1.1\r\nHost: h\r\n\r\n", E::BadVersion),
         ("GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n", E::BadSyntax),
         ("G\u{1}T / HTTP/1.1\r\nHost: h\r\n\r\n", E::BadSyntax),
         ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", E::BadVersion),

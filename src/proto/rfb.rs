@@ -1,0 +1,271 @@
+//! RFB, what a VNC client sends (RFC 6143 7, the extensions of QEMU and noVNC): followed, not understood.
+//!
+//! The relay needs to know two things of a browser's bytes: is there input (keys, pointer), and is it RFB at all. Messages are framed
+//! by their lengths; payloads pass by uncopied. Kept between calls: one cut message head, at most [`HEAD_MAX`] bytes.
+
+use std::fmt;
+
+/// Longest head of a message, up to where its length is known.
+const HEAD_MAX: usize = 12;
+/// Longest clipboard text a client may send.
+const CUT_TEXT_MAX: u32 = 1024 * 1024;
+/// Most encodings a client may list.
+const ENCODINGS_MAX: u16 = 1024;
+
+/// Why the bytes are no RFB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RfbError {
+    /// The first line is no protocol version.
+    BadVersion,
+    /// A security type QEMU does not offer us.
+    BadSecurity(u8),
+    /// A message type nobody knows.
+    UnknownMessage(u8),
+    /// A message longer than its bound.
+    TooLong,
+}
+
+impl fmt::Display for RfbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadVersion => f.write_str("not the RFB protocol"),
+            Self::BadSecurity(kind) => write!(f, "RFB security type {kind} is not offered"),
+            Self::UnknownMessage(kind) => write!(f, "unknown RFB message {kind}"),
+            Self::TooLong => f.write_str("RFB message too long"),
+        }
+    }
+}
+
+impl std::error::Error for RfbError {}
+
+/// What was in some bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Key and pointer messages.
+    pub inputs: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// `RFB 003.008\n` (7.1.1).
+    Version,
+    /// One byte: the chosen security type (7.1.2).
+    Security,
+    /// One byte: share the screen (7.3.1).
+    Init,
+    /// Between messages, or inside the head of one.
+    Head,
+    /// So many bytes of a message pass by.
+    Skip(u64),
+}
+
+/// Follows one client; see the file's page.
+#[derive(Debug)]
+pub struct ClientTracker {
+    state: State,
+    head: [u8; HEAD_MAX],
+    len: usize,
+}
+
+impl Default for ClientTracker {
+    fn default() -> Self {
+        Self { state: State::Version, head: [0; HEAD_MAX], len: 0 }
+    }
+}
+
+/// What a message's first bytes say.
+enum Framed {
+    /// The head needs to be so long before its length is known.
+    Needs(usize),
+    /// The whole message has so many bytes; true for input.
+    Whole(u64, bool),
+}
+
+impl ClientTracker {
+    /// Follows the next bytes.
+    ///
+    /// # Errors
+    /// See [`RfbError`].
+    pub fn receive(&mut self, mut bytes: &[u8]) -> Result<Seen, RfbError> {
+        let mut seen = Seen::default();
+        while !bytes.is_empty() {
+            match self.state {
+                State::Skip(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    bytes = bytes.get(take..).unwrap_or_default();
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::Head } else { State::Skip(left) };
+                }
+                State::Version => self.collect(&mut bytes, 12, |head| {
+                    let good = head.starts_with(b"RFB 003.00") && head.ends_with(b"\n");
+                    if good { Ok(State::Security) } else { Err(RfbError::BadVersion) }
+                })?,
+                State::Security => self.collect(&mut bytes, 1, |head| match head {
+                    [1] => Ok(State::Init),
+                    [other, ..] => Err(RfbError::BadSecurity(*other)),
+                    [] => Ok(State::Security),
+                })?,
+                State::Init => self.collect(&mut bytes, 1, |_| Ok(State::Head))?,
+                State::Head => self.take_message(&mut bytes, &mut seen)?,
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Collects a part of the handshake of a fixed length.
+    fn collect(
+        &mut self,
+        bytes: &mut &[u8],
+        length: usize,
+        next: impl Fn(&[u8]) -> Result<State, RfbError>,
+    ) -> Result<(), RfbError> {
+        self.fill(bytes, length);
+        if self.len == length {
+            self.state = next(self.head.get(..length).unwrap_or_default())?;
+            self.len = 0;
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, bytes: &mut &[u8], seen: &mut Seen) -> Result<(), RfbError> {
+        let mut needs = 1;
+        loop {
+            self.fill(bytes, needs);
+            if self.len < needs {
+                return Ok(());
+            }
+            match frame(self.head.get(..self.len).unwrap_or_default())? {
+                Framed::Needs(more) => needs = more,
+                Framed::Whole(length, input) => {
+                    seen.inputs += u32::from(input);
+                    let left = length.saturating_sub(self.len as u64);
+                    self.len = 0;
+                    self.state = if left == 0 { State::Head } else { State::Skip(left) };
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn fill(&mut self, bytes: &mut &[u8], length: usize) {
+        while self.len < length {
+            let [first, rest @ ..] = bytes else { return };
+            if let Some(slot) = self.head.get_mut(self.len) {
+                *slot = *first;
+            }
+            self.len += 1;
+            *bytes = rest;
+        }
+    }
+}
+
+/// Frames a message by its first bytes (7.5; QEMU docs/interop/vnc; noVNC's extended pointer event).
+fn frame(head: &[u8]) -> Result<Framed, RfbError> {
+    let whole = |length: u64| Ok(Framed::Whole(length, false));
+    match head {
+        [] => Ok(Framed::Needs(1)),
+        // SetPixelFormat
+        [0, ..] => whole(20),
+        // SetEncodings
+        [2, _, a, b, ..] => match u16::from_be_bytes([*a, *b]) {
+            count if count > ENCODINGS_MAX => Err(RfbError::TooLong),
+            count => whole(4 + 4 * u64::from(count)),
+        },
+        [2, ..] => Ok(Framed::Needs(4)),
+        // FramebufferUpdateRequest
+        [3, ..] => whole(10),
+        // KeyEvent
+        [4, ..] => Ok(Framed::Whole(8, true)),
+        // PointerEvent; with the top bit of the mask set there is one more byte of buttons
+        [5, mask, ..] => Ok(Framed::Whole(if mask & 0x80 != 0 { 7 } else { 6 }, true)),
+        [5] => Ok(Framed::Needs(2)),
+        // ClientCutText; a negative length is that of the extended clipboard
+        [6, _, _, _, a, b, c, d, ..] => match i32::from_be_bytes([*a, *b, *c, *d]).unsigned_abs() {
+            length if length > CUT_TEXT_MAX => Err(RfbError::TooLong),
+            length => whole(8 + u64::from(length)),
+        },
+        [6, ..] => Ok(Framed::Needs(8)),
+        // EnableContinuousUpdates
+        [150, ..] => whole(10),
+        // ClientFence
+        [248, _, _, _, _, _, _, _, length, ..] if *length <= 64 => whole(9 + u64::from(*length)),
+        [248, _, _, _, _, _, _, _, _, ..] => Err(RfbError::TooLong),
+        [248, ..] => Ok(Framed::Needs(9)),
+        // xvp
+        [250, ..] => whole(4),
+        // SetDesktopSize
+        [251, _, _, _, _, _, screens, ..] => whole(8 + 16 * u64::from(*screens)),
+        [251, ..] => Ok(Framed::Needs(7)),
+        // QEMU: extended key event, or audio
+        [255, 0, ..] => Ok(Framed::Whole(12, true)),
+        [255, 1, _, operation, ..] => whole(if *operation == 2 { 10 } else { 4 }),
+        [255, 1, ..] => Ok(Framed::Needs(4)),
+        [255] => Ok(Framed::Needs(2)),
+        [other, ..] => Err(RfbError::UnknownMessage(*other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &[u8] = b"RFB 003.008\n\x01\x01";
+
+    fn talk() -> Vec<u8> {
+        let mut bytes = HELLO.to_vec();
+        bytes.extend([0; 20]); // pixel format
+        bytes.extend([2, 0, 0, 2, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x21]); // two encodings
+        bytes.extend([3, 1, 0, 0, 0, 0, 4, 0, 3, 0]); // update request
+        bytes.extend([4, 1, 0, 0, 0, 0, 0, 0x61]); // key
+        bytes.extend([5, 1, 0, 9, 0, 9]); // pointer
+        bytes.extend([5, 0x81, 0, 9, 0, 9, 1]); // extended pointer
+        bytes.extend([6, 0, 0, 0, 0, 0, 0, 3, b'a', b'b', 4]); // clipboard with a 4 in it
+        bytes.extend([6, 0, 0, 0, 0xff, 0xff, 0xff, 0xfc, 1, 2, 3, 4]); // extended clipboard
+        bytes.extend([251, 0, 4, 0, 3, 0, 1, 0]);
+        bytes.extend([0; 16]); // one screen
+        bytes.extend([255, 0, 0, 1, 0, 0, 0, 0x61, 0, 0, 0, 0x1e]); // QEMU's key
+        bytes.extend([248, 0, 0, 0, 0, 0, 0, 1, 2, 9, 9]); // fence
+        bytes.extend([150, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
+        bytes
+    }
+
+    fn inputs(bytes: &[u8], cuts: &[usize]) -> Result<u32, RfbError> {
+        let mut tracker = ClientTracker::default();
+        let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([bytes.len()]).collect();
+        bounds.sort_unstable();
+        let (mut from, mut sum) = (0, 0);
+        for to in bounds {
+            sum += tracker.receive(&bytes[from..to])?.inputs;
+            from = to;
+        }
+        Ok(sum)
+    }
+
+    #[test]
+    fn input_is_told_from_everything_else() {
+        assert_eq!(inputs(&talk(), &[]), Ok(4));
+    }
+
+    #[test]
+    fn what_is_no_rfb_is_refused() {
+        let after = |bytes: &[u8]| inputs(&[HELLO, bytes].concat(), &[]);
+        assert_eq!(inputs(b"GET / HTTP/1.1\r\n", &[]), Err(RfbError::BadVersion));
+        assert_eq!(inputs(b"RFB 003.008\n\x02", &[]), Err(RfbError::BadSecurity(2)));
+        assert_eq!(after(&[99]), Err(RfbError::UnknownMessage(99)));
+        assert_eq!(after(&[6, 0, 0, 0, 0x7f, 0, 0, 0]), Err(RfbError::TooLong));
+        assert_eq!(after(&[6, 0, 0, 0, 0x80, 0, 0, 0]), Err(RfbError::TooLong));
+        assert_eq!(after(&[2, 0, 0xff, 0xff]), Err(RfbError::TooLong));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn cutting_the_bytes_changes_nothing(cuts in proptest::collection::vec(0..1000usize, 0..12)) {
+            proptest::prop_assert_eq!(inputs(&talk(), &cuts), Ok(4));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = inputs(&[HELLO, &bytes].concat(), &[20, 60]);
+        }
+    }
+}
