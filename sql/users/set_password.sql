@@ -1,0 +1,1 @@
+update users set password_phc = $2 where id = $1

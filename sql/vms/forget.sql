@@ -1,0 +1,1 @@
+delete from vms where vmid = $1

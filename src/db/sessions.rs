@@ -1,0 +1,54 @@
+//! Sessions, by the keyed hashes of their tokens.
+
+use super::users::User;
+use super::{Db, Error};
+use jiff::Timestamp;
+
+/// Stores a session.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn create(db: &Db, token: [u8; 32], user: String, expires: Timestamp, ip: String) -> Result<(), Error> {
+    db.call(move |conn| {
+        conn.execute(include_str!("../../sql/sessions/purge.sql"), &[])?;
+        conn.execute(include_str!("../../sql/sessions/create.sql"), &[&token.as_slice(), &user, &expires, &ip])?;
+        Ok(())
+    })
+    .await
+}
+
+/// The account of a session that has not ended, and when it will.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn find(db: &Db, token: [u8; 32]) -> Result<Option<(User, Timestamp)>, Error> {
+    db.call(move |conn| {
+        let row = conn.query_opt(include_str!("../../sql/sessions/find.sql"), &[&token.as_slice()])?;
+        Ok(row.map(|row| (User::from_row(&row), row.get("expires_at"))))
+    })
+    .await
+}
+
+/// Ends a session; one that has ended is no error.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn delete(db: &Db, token: [u8; 32]) -> Result<(), Error> {
+    db.call(move |conn| {
+        conn.execute(include_str!("../../sql/sessions/delete.sql"), &[&token.as_slice()])?;
+        Ok(())
+    })
+    .await
+}
+
+/// Ends all other sessions of a user and returns them.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn delete_others(db: &Db, user: String, keep: [u8; 32]) -> Result<Vec<[u8; 32]>, Error> {
+    db.call(move |conn| {
+        let rows = conn.query(include_str!("../../sql/sessions/delete_others.sql"), &[&user, &keep.as_slice()])?;
+        Ok(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.get::<_, &[u8]>(0)).ok()).collect())
+    })
+    .await
+}
