@@ -8,7 +8,7 @@ use super::profile::{Profile, VncListen};
 use super::table::Given;
 use super::top::Top;
 use super::value::Secret;
-use super::{Alerts, Config, Limits, LogSettings, Telegram, Tls};
+use super::{Alerts, Config, Limits, LogSettings, Setting, Telegram, Tls};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -223,9 +223,8 @@ fn old_vnc_settings(
 fn alerts_to_come(given: &Given, warnings: &mut Vec<String>) {
     let told = ["tg_bot_token", "tg_chat_id"].into_iter().find(|path| given.entry(path).is_some());
     let text = "checked, but this version does not measure the host and sends no alerts yet";
-    if let Some(place) = given.sections.get("alerts") {
-        warnings.push(format!("{}: {text}", place.naming("alerts")));
-    } else if let Some(path) = told {
-        warnings.push(given.warning(path, text));
+    let set = Alerts::TABLE.iter().map(Setting::path).find(|path| given.entry(path).is_some());
+    if let Some(path) = set.or_else(|| told.map(str::to_owned)) {
+        warnings.push(given.warning(&path, text));
     }
 }

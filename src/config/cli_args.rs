@@ -356,3 +356,97 @@ fn number(option: &str, given: Option<&str>, default: u32) -> Result<u32, ArgErr
     let number = text.parse().ok().filter(|number| (1..=10_000).contains(number));
     number.ok_or_else(|| ArgError::BadValue { option: option.to_owned(), mend: "write a whole number from 1 to 10000" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn understand(line: &str) -> Result<Command, ArgError> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn user(line: &str) -> UserCommand {
+        match understand(line) {
+            Ok(Command::User(user, _)) => user,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn settings_are_flags_before_and_behind_the_command() {
+        let wanted = Overrides {
+            config: Some("a.toml".into()),
+            settings: vec![("vm_base_dir", "/srv".to_owned()), ("tls", "off".to_owned())],
+        };
+        let line = "--config a.toml --vm-base-dir /srv serve --tls=off";
+        assert_eq!(understand(line), Ok(Command::Serve(wanted.clone())));
+        assert_eq!(understand(&line.replace("serve", "check")), Ok(Command::Check(wanted.clone())));
+        let list = UserCommand::List { json: false };
+        assert_eq!(understand(&line.replace("serve", "user list")), Ok(Command::User(list, wanted)));
+    }
+
+    #[test]
+    fn every_user_command_is_understood() {
+        let (email, who) = ("a@b.c".to_owned(), "a@b.c".to_owned());
+        let add = UserCommand::Add { email, login: Some("ann".into()), role: Role::Teacher, password_stdin: true };
+        assert_eq!(user("user add --email a@b.c --login ann --role teacher --password-stdin"), add);
+        assert_eq!(user("user passwd a@b.c"), UserCommand::Passwd { who: who.clone(), password_stdin: false });
+        assert_eq!(user("user promote a@b.c"), UserCommand::Promote { who: who.clone(), role: Role::Admin });
+        assert_eq!(user("user promote a@b.c user"), UserCommand::Promote { who, role: Role::User });
+        assert_eq!(user("user list --json"), UserCommand::List { json: true });
+        assert_eq!(user("user invite"), UserCommand::Invite { uses: 1, days: 7, role: Role::User });
+        let invite = UserCommand::Invite { uses: 30, days: 1, role: Role::Teacher };
+        assert_eq!(user("user invite --uses 30 --days 1 --role teacher"), invite);
+    }
+
+    #[test]
+    fn help_and_version_are_found_in_every_usual_way() {
+        for line in ["version", "--version", "-V", "serve -V"] {
+            assert_eq!(understand(line), Ok(Command::Version), "{line}");
+        }
+        for line in ["", "help", "--help", "-h"] {
+            assert_eq!(understand(line), Ok(Command::Help(help::COMMANDS.to_owned())), "{line}");
+        }
+        for line in ["help user", "user --help", "user add -h"] {
+            assert_eq!(understand(line), Ok(Command::Help(help::USER.to_owned())), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_mend() {
+        let cases = [
+            ("sevre", "\"sevre\" is no command; did you mean serve?"),
+            ("make-tea", "\"make-tea\" is no command; `vmshare help` lists them"),
+            ("user ad", "\"ad\" is no command; did you mean add?"),
+            ("serve --prot 1", "--prot is no option here; did you mean --port?"),
+            ("serve --vm-basedir 1", "--vm-basedir is no option here; did you mean --vm-base-dir?"),
+            ("serve -x", "-x is no option here; `vmshare help` lists them"),
+            ("serve --json", "--json is no option here; `vmshare help` lists them"),
+            ("serve --port", "--port has no value; write --port VALUE"),
+            ("serve --port=", "--port has no value; write --port VALUE"),
+            ("serve --config a --config b", "--config is given twice; remove one"),
+            ("serve now", "a word is missing or too many; write `vmshare serve|check|version`"),
+            ("user", "a word is missing or too many; write `vmshare user add|passwd|promote|list|invite`"),
+            (
+                "user passwd",
+                "a word is missing or too many; write `vmshare user passwd EMAIL_OR_LOGIN [--password-stdin]`",
+            ),
+            ("user add --email a --email b", "--email is given twice; remove one"),
+            ("user promote ann boss", "the value of role will not do; write user, teacher or admin"),
+            ("user invite --uses 0", "the value of --uses will not do; write a whole number from 1 to 10000"),
+        ];
+        for (line, sentence) in cases {
+            assert_eq!(understand(line).expect_err(line).to_string(), sentence, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_secret_as_a_flag_is_refused_without_being_repeated() {
+        for (flag, name) in
+            [("secret-key", "SECRET_KEY"), ("database-url", "DATABASE_URL"), ("tg-bot-token", "TG_BOT_TOKEN")]
+        {
+            let error = understand(&format!("serve --{flag}=hunter2")).expect_err(flag).to_string();
+            assert!(error.starts_with(&format!("{name} is a secret")) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -41,7 +41,7 @@ pub(super) fn from_process(
                 given.insert(path, Entry { raw: Raw::Text(value), place: Place::Environment, name });
             }
         } else if name.starts_with("VMSHARE_") && name != PASSWORD {
-            return Err(unknown(Place::Environment, &name));
+            return Err(unknown(&Place::Environment, &name));
         }
     }
     Ok(config)
@@ -64,11 +64,11 @@ pub(super) fn from_dotenv(
         let place = Place::Line { file: file.to_owned(), line: line_number, folder: folder.to_owned() };
         let path = setting_named(name);
         if path.is_none() && name != CONFIG_FILE && name != PASSWORD {
-            return Err(unknown(place, name));
+            return Err(unknown(&place, name));
         }
         if let Some(first) = seen.insert(name.to_owned(), line_number) {
             let (wrong, mend) = (format!("it is given on line {first} already"), "remove one of the two".to_owned());
-            return Err(ConfigError::Setting { place, name: name.to_owned(), wrong, mend });
+            return Err(ConfigError::Setting { at: place.naming(name), wrong, mend });
         }
         if value.is_empty() {
             continue;
@@ -88,7 +88,7 @@ fn setting_named(name: &str) -> Option<String> {
     (is_upper && top_settings().any(|setting| setting.name == lower)).then_some(lower)
 }
 
-fn unknown(place: Place, name: &str) -> ConfigError {
+fn unknown(place: &Place, name: &str) -> ConfigError {
     let bare = name.strip_prefix("VMSHARE_").unwrap_or(name);
     let mend = if bare == "VM_PROFILES" {
         "write each profile as a table [profiles.NAME] in vmshare.toml".to_owned()
@@ -99,7 +99,7 @@ fn unknown(place: Place, name: &str) -> ConfigError {
     } else {
         "remove it, or see `vmshare serve --help` for the names".to_owned()
     };
-    ConfigError::Setting { place, name: name.to_owned(), wrong: "no setting has this name".to_owned(), mend }
+    ConfigError::Setting { at: place.naming(name), wrong: "no setting has this name".to_owned(), mend }
 }
 
 /// The name and value on a line of `.env`, or `None` for a blank line or a comment.

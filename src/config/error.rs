@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// Where a setting was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A flag of the command line, written `--port`.
-    Flag(String),
+pub(super) enum Place {
+    /// A flag of the command line; its name there, `--port`, says so.
+    Flag,
     /// The process's environment.
     Environment,
     /// A line (from 1) of `.env` or `vmshare.toml`; relative paths on it start at `folder`.
@@ -23,8 +23,6 @@ pub enum Place {
         /// The folder the file lies in.
         folder: PathBuf,
     },
-    /// Nowhere: the default.
-    Default,
 }
 
 impl Place {
@@ -39,10 +37,9 @@ impl Place {
     /// `place: name`, as errors and warnings begin.
     pub(super) fn naming(&self, name: &str) -> String {
         match self {
-            Self::Flag(flag) => flag.clone(),
+            Self::Flag => name.to_owned(),
             Self::Environment => format!("environment: {name}"),
             Self::Line { file, line, .. } => format!("{file}:{line}: {name}"),
-            Self::Default => name.to_owned(),
         }
     }
 }
@@ -52,10 +49,8 @@ impl Place {
 pub enum ConfigError {
     /// A setting is unknown, of the wrong type, out of range, or contradicts another.
     Setting {
-        /// Where it was given.
-        place: Place,
-        /// Its name as it was written there.
-        name: String,
+        /// Where it was given and its name there: `vmshare.toml:12: port`.
+        at: String,
         /// What is wrong with it.
         wrong: String,
         /// What to write instead.
@@ -82,7 +77,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Setting { place, name, wrong, mend } => write!(f, "{}: {wrong}; {mend}", place.naming(name)),
+            Self::Setting { at, wrong, mend } => write!(f, "{at}: {wrong}; {mend}"),
             Self::Syntax { file, line, wrong } => write!(f, "{file}:{line}: {wrong}"),
             Self::Unreadable { file, why } => write!(f, "{file}: {why}"),
         }

@@ -38,11 +38,11 @@ pub(super) fn from_toml(given: &mut Given, text: &str, file: &str, folder: &Path
                     section(given, &source, &format!("{PROFILES}.{name}"), "profiles.NAME", value.get_ref(), place)?;
                 }
             }
-            (PROFILES, _) => return Err(not_a_table(place, name, "profiles.custom")),
+            (PROFILES, _) => return Err(not_a_table(&place, name, "profiles.custom")),
             ("alerts" | "limits", value) => section(given, &source, name, name, value, place)?,
             (name, value) => {
                 if !top_settings().any(|setting| setting.name == name) {
-                    return Err(unknown_key(place, name, "", name));
+                    return Err(unknown_key(&place, name, "", name));
                 }
                 given.insert(name.to_owned(), Entry { raw: raw(value), place, name: name.to_owned() });
             }
@@ -70,12 +70,12 @@ fn section(
     value: &DeValue<'_>,
     place: Place,
 ) -> Result<(), ConfigError> {
-    let DeValue::Table(table) = value else { return Err(not_a_table(place, path, path)) };
+    let DeValue::Table(table) = value else { return Err(not_a_table(&place, path, path)) };
     for (key, value) in table {
         let (name, place) = (key.get_ref().as_ref(), source.place(key.span().start));
         let full = format!("{path}.{name}");
         if !reference().any(|setting| setting.section == like && setting.name == name) {
-            return Err(unknown_key(place, &full, like, name));
+            return Err(unknown_key(&place, &full, like, name));
         }
         given.insert(full.clone(), Entry { raw: raw(value.get_ref()), place, name: full });
     }
@@ -104,19 +104,18 @@ fn check_profile_name(name: &str, place: &Place) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(ConfigError::Setting {
-        place: place.clone(),
-        name: format!("{PROFILES}.{}", name.escape_debug()),
+        at: place.naming(&format!("{PROFILES}.{}", name.escape_debug())),
         wrong: "this cannot be the name of a profile".to_owned(),
         mend: "write up to 32 of a-z, 0-9, - and _".to_owned(),
     })
 }
 
-fn not_a_table(place: Place, name: &str, header: &str) -> ConfigError {
+fn not_a_table(place: &Place, name: &str, header: &str) -> ConfigError {
     let (wrong, mend) = ("it is a table of settings".to_owned(), format!("write [{header}] and the settings below it"));
-    ConfigError::Setting { place, name: name.to_owned(), wrong, mend }
+    ConfigError::Setting { at: place.naming(name), wrong, mend }
 }
 
-fn unknown_key(place: Place, full: &str, section: &str, name: &str) -> ConfigError {
+fn unknown_key(place: &Place, full: &str, section: &str, name: &str) -> ConfigError {
     let here = reference().filter(|setting| setting.section == section).map(|setting| setting.name);
     let tables = [PROFILES, "alerts", "limits"].into_iter().filter(|_| section.is_empty());
     let elsewhere = |setting: &&Setting| setting.section != section && setting.name == name;
@@ -131,5 +130,5 @@ fn unknown_key(place: Place, full: &str, section: &str, name: &str) -> ConfigErr
         "remove it, or see `vmshare serve --help` for the names".to_owned()
     };
     let wrong = "no setting has this name".to_owned();
-    ConfigError::Setting { place, name: full.escape_debug().to_string(), wrong, mend }
+    ConfigError::Setting { at: place.naming(&full.escape_debug().to_string()), wrong, mend }
 }

@@ -25,7 +25,7 @@ mod top;
 mod value;
 
 pub use env::{PASSWORD, process_environment};
-pub use error::{ConfigError, Place};
+pub use error::ConfigError;
 pub use limits::{Alerts, Limits};
 pub use profile::{BadUid, ImageRule, Network, Persistence, Profile, Video, VncListen};
 pub use subnet::Subnet;
@@ -193,7 +193,7 @@ impl Config {
         given.overlay(from_env);
         for (name, value) in &flags.settings {
             let flag = format!("--{}", name.replace('_', "-"));
-            let (raw, place) = (Raw::Text(value.clone()), Place::Flag(flag.clone()));
+            let (raw, place) = (Raw::Text(value.clone()), error::Place::Flag);
             given.insert((*name).to_owned(), Entry { raw, place, name: flag });
         }
         checks::build(&given, sources)

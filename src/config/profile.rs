@@ -85,11 +85,11 @@ settings! {
         vnc: VncListen = "unix";
         /// The graphics card: virtio follows the browser window's size, std suits guests without its driver.
         video: Video = "virtio";
-        /// Minutes without input after which a VM ends; not in this version. 0 means never.
+        /// Minutes without input after which a VM ends; this version knows only 0, never.
         idle_minutes: u32 = "0", 0..=525_600;
-        /// Minutes after which a VM ends; not in this version. 0 means never.
+        /// Minutes after which a VM ends; this version knows only 0, never.
         max_minutes: u32 = "0", 0..=525_600;
-        /// A disk image every VM gets an overlay of; not in this version.
+        /// A disk image every VM gets an overlay of; this version refuses it.
         base_disk: Option<PathBuf> = "";
     }
 }
@@ -277,11 +277,11 @@ impl Checks<'_> {
         if has_other_placeholder(&written.replace("{VM_BASE_DIR}", "")) {
             return Err(self.refuse("base_image", "it has a placeholder besides {uid} and {VM_BASE_DIR}", mend));
         }
-        let folder = self.given.folder(&format!("{}.base_image", self.section));
-        let path = folder.join(written.replace("{VM_BASE_DIR}", &base_dir.to_string_lossy()));
-        if path.components().any(|part| part == Component::ParentDir) {
+        if Path::new(written).components().any(|part| part == Component::ParentDir) {
             return Err(self.refuse("base_image", "it has .. in it", mend));
         }
+        let folder = self.given.folder(&format!("{}.base_image", self.section));
+        let path = folder.join(written.replace("{VM_BASE_DIR}", &base_dir.to_string_lossy()));
         path.into_os_string().into_string().map_err(|_| self.refuse("base_image", "its folder is not UTF-8", mend))
     }
 

@@ -108,19 +108,17 @@ impl Given {
 
     /// The refusal of the setting `path`, wherever it was given.
     pub(super) fn refuse(&self, path: &str, wrong: impl Into<String>, mend: impl Into<String>) -> ConfigError {
-        let (place, name) = match self.entry(path) {
-            Some(entry) => (entry.place.clone(), entry.name.clone()),
-            None => (Place::Default, path.to_owned()),
-        };
-        ConfigError::Setting { place, name, wrong: wrong.into(), mend: mend.into() }
+        ConfigError::Setting { at: self.at(path), wrong: wrong.into(), mend: mend.into() }
     }
 
     /// A warning about the setting `path`.
     pub(super) fn warning(&self, path: &str, text: &str) -> String {
-        match self.entry(path) {
-            Some(entry) => format!("{}: {text}", entry.place.naming(&entry.name)),
-            None => format!("{path}: {text}"),
-        }
+        format!("{}: {text}", self.at(path))
+    }
+
+    /// The place and name of the setting `path`; the name alone if it is at its default.
+    fn at(&self, path: &str) -> String {
+        self.entry(path).map_or_else(|| path.to_owned(), |entry| entry.place.naming(&entry.name))
     }
 }
 
