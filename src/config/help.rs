@@ -1,0 +1,61 @@
+//! What `vmshare help` prints. The list of settings comes from the table; there is no second list to fall behind.
+
+use super::{Setting, reference};
+
+/// The commands, for `vmshare help` and for `vmshare` alone.
+pub(super) const COMMANDS: &str = "\
+vmshare - a Linux desktop in the browser for hundreds of people, from one host
+
+Usage: vmshare [--config FILE] COMMAND [OPTIONS]
+
+  serve    start the server
+  check    say what this host lacks to run it, and how to mend that
+  user     add people, change passwords and roles, invite
+  version  print the version
+  help     print this, or `vmshare help COMMAND` for one command
+";
+
+/// `vmshare help user`.
+pub(super) const USER: &str = "\
+Usage: vmshare user COMMAND [OPTIONS]
+
+  add --email EMAIL [--login NAME] [--role user|teacher|admin] [--password-stdin]
+  passwd EMAIL_OR_LOGIN [--password-stdin]
+  promote EMAIL_OR_LOGIN [user|teacher|admin]       the role is admin if left out
+  list [--json]
+  invite [--uses N] [--days D] [--role user|teacher|admin]
+
+A password is asked on the terminal, read from standard input (--password-stdin) or from VMSHARE_PASSWORD.
+The settings of `vmshare help serve` say which database it is.
+";
+
+/// `vmshare help serve` and `vmshare help check`: the usage and every setting.
+pub(super) fn with_settings(command: &str, purpose: &str) -> String {
+    let mut text = format!(
+        "Usage: vmshare {command} [--config FILE] [--SETTING VALUE]…\n\n{purpose}\n\n\
+         Settings come from flags, then the environment, then .env in the working folder, then vmshare.toml (--config,\n\
+         VMSHARE_CONFIG, ./vmshare.toml, /etc/vmshare/vmshare.toml). In vmshare.toml the names are in lower case.\n"
+    );
+    let mut section = None;
+    for setting in reference() {
+        if section != Some(setting.section) {
+            section = Some(setting.section);
+            match setting.section {
+                "" => text.push_str("\nFlags, and names in the environment:\n\n"),
+                table => text.push_str(&format!("\nIn vmshare.toml below [{table}]:\n\n")),
+            }
+        }
+        text.push_str(&entry(setting));
+    }
+    text
+}
+
+fn entry(setting: &Setting) -> String {
+    let name = match (setting.flag(), setting.environment_name()) {
+        (Some(flag), Some(name)) => format!("{flag} {}, {name}", setting.shape),
+        (None, Some(name)) => format!("{name} (never a flag, for other users of the host could read it)"),
+        _ => format!("{} = {}", setting.name, setting.shape),
+    };
+    let default = if setting.default.is_empty() { "unset" } else { setting.default };
+    format!("  {name}\n      {} Default: {default}.\n", setting.meaning)
+}

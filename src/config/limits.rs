@@ -1,0 +1,99 @@
+//! `[limits]` and `[alerts]`: every bound of the program, with its name, default and range, in one place.
+//!
+//! A number that bounds something is written here and nowhere else; the code that keeps the bound takes it from this
+//! struct. Each bound has a defined answer when it is reached (429, 431, 503, a closed connection), told where it is kept.
+//! Sizes are bytes, times are seconds unless the name says otherwise; 0 switches a limit off only where the line says so.
+
+use super::table::settings;
+use std::collections::BTreeMap;
+
+settings! {
+    /// The bounds of the program.
+    pub struct Limits in "limits" {
+        /// Open connections in all; further ones wait in the kernel's queue.
+        max_connections: usize = "12000", 16..=1_000_000;
+        /// Open connections of one address; a class behind one NAT is one address. 0 means no limit.
+        connections_per_ip: usize = "4096", 0..=1_000_000;
+        /// The largest request line and headers together; 431 above.
+        head_bytes: usize = "16384", 1024..=1_048_576;
+        /// The time in which a request's headers must be whole.
+        header_seconds: u64 = "10", 1..=600;
+        /// The largest body of an API request (uploads have their own bound); 413 above.
+        body_bytes: usize = "65536", 1024..=16_777_216;
+        /// The time in which the body of an API request must be whole.
+        body_seconds: u64 = "30", 1..=3600;
+        /// How long a connection may wait between two requests.
+        idle_seconds: u64 = "75", 1..=86_400;
+        /// How long a client may take nothing of what is sent to it.
+        write_seconds: u64 = "60", 1..=3600;
+        /// What is kept of requests sent before the one at work is answered.
+        pipelined_bytes: usize = "65536", 1024..=16_777_216;
+        /// What a relay keeps for a browser that is slower than its screen, before it stops reading from QEMU.
+        relay_buffer_bytes: usize = "262144", 4096..=67_108_864;
+        /// What a relay may move before the other connections have their turn.
+        relay_quantum_bytes: usize = "262144", 4096..=67_108_864;
+        /// The time in which the socket of a VM's screen must accept.
+        relay_connect_seconds: u64 = "5", 1..=60;
+        /// Sign-ups from one address in a minute; a class of 200 signs up behind one NAT.
+        signups_per_minute: u32 = "200", 1..=100_000;
+        /// Log-ins from one address in a minute.
+        logins_per_minute_ip: u32 = "300", 1..=100_000;
+        /// Failed log-ins to one account in 15 minutes.
+        login_failures_per_account: u32 = "10", 1..=100_000;
+        /// Failed log-ins from one address in 15 minutes.
+        login_failures_per_ip: u32 = "100", 1..=100_000;
+        /// Launches by one user in a minute.
+        launches_per_minute_user: u32 = "10", 1..=100_000;
+        /// Launches from one address in a minute.
+        launches_per_minute_ip: u32 = "300", 1..=100_000;
+        /// QEMUs that start at the same time; further launches wait their turn.
+        concurrent_launches: usize = "8", 1..=1024;
+        /// How long a port stays unused after its VM has ended. 0 means not at all.
+        port_cooldown_seconds: u64 = "30", 0..=86_400;
+        /// The time in which QEMU must show a screen.
+        boot_seconds: u64 = "60", 1..=3600;
+        /// How long a launch goes on after the browser that asked for it has left, for a page that is being reloaded.
+        launch_grace_seconds: u64 = "10", 0..=600;
+        /// How long a guest may take to shut down before its QEMU is ended.
+        stop_grace_seconds: u64 = "20", 0..=3600;
+        /// Statements that may wait for the database; 503 above.
+        db_queue: usize = "1024", 1..=1_000_000;
+        /// How long a request waits for the database before it answers 503.
+        db_seconds: u64 = "3", 1..=60;
+        /// Jobs that may wait for the disk threads; 503 above.
+        disk_queue: usize = "256", 1..=1_000_000;
+        /// Passwords that may wait to be hashed; 503 above.
+        hash_queue: usize = "128", 1..=100_000;
+        /// Event streams one user may hold open.
+        event_streams_per_user: usize = "8", 1..=1000;
+    }
+}
+
+settings! {
+    /// When the host counts as overloaded, and who is told.
+    pub struct Alerts in "alerts" {
+        /// CPU use of the host that raises an alert.
+        cpu_percent: u32 = "90", 1..=100;
+        /// Memory use of the host that raises an alert.
+        memory_percent: u32 = "90", 1..=100;
+        /// Use of the volume that holds VM_BASE_DIR that raises an alert.
+        disk_percent: u32 = "85", 1..=100;
+        /// The same for other volumes, by the folder they are mounted on: { "/srv" = 90 }.
+        volumes: BTreeMap<String, u32> = "{}", 1..=100;
+        /// Storage of one user that raises an alert, in MB. 0 means never.
+        user_storage_mb: u64 = "0", 0..=1_073_741_824;
+        /// How long a value must stay over its limit before the alert.
+        for_seconds: u64 = "60", 0..=86_400;
+        /// How often an alert that goes on is told again. 0 means once.
+        repeat_minutes: u64 = "60", 0..=10_080;
+        /// Whether new launches are refused while a resource is over its limit.
+        pause_launches: bool = "true";
+        /// How often the host is measured.
+        sample_seconds: u64 = "5", 1..=3600;
+    }
+}
+
+impl Limits {
+    /// The smallest image that is taken for one; fixed, for smaller files are never a bootable desktop.
+    pub const IMAGE_MIN_BYTES: u64 = 10_000_000;
+}
