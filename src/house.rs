@@ -13,8 +13,8 @@ use crate::net::tls::TlsSettings;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
+use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
-use crate::vm::programs::Programs;
 use crate::vm::{Vmid, Vms};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
@@ -98,7 +98,7 @@ pub struct House {
     /// Counters.
     pub metrics: Metrics,
     /// QEMU, once it was looked for.
-    pub programs: Programs,
+    pub hypervisor: Hypervisor,
     /// Certificates, unless TLS is off.
     pub tls: Option<TlsSettings>,
     /// For the server, see [`Order`].
@@ -139,7 +139,7 @@ impl House {
     /// The database's, as a [`Problem`]; 503 when it does not answer in time.
     pub async fn db<T>(&self, call: impl Future<Output = Result<T, crate::db::Error>>) -> Result<T, Problem> {
         let asked = self.now();
-        let limit = Duration::from_secs(self.config.limits.db_seconds.into());
+        let limit = Duration::from_secs(self.config.limits.db_seconds);
         match first(call, self.clock.sleep(limit)).await {
             Either::First(result) => {
                 self.metrics.db_seconds.observe(self.now() - asked);

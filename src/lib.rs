@@ -2,6 +2,7 @@
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod house;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -79,7 +79,7 @@ pub struct Server {
     listeners: Vec<Listening>,
     conns: HashMap<u64, Open>,
     next_conn: u64,
-    per_ip: HashMap<IpAddr, u32>,
+    per_ip: HashMap<IpAddr, usize>,
     answers: Answers,
     carried: HashSet<u64>,
     ready: Vec<(Owner, Ready)>,
@@ -101,7 +101,7 @@ impl Server {
         use std::os::fd::AsRawFd;
         reactor.io().add_fd(signals.as_raw_fd(), Owner::Signals)?;
         let limits = &cx.config.limits;
-        let seconds = |s: u32| Duration::from_secs(s.into());
+        let seconds = Duration::from_secs;
         let bounds = Rc::new(Bounds {
             head: crate::proto::http::reader::Limits { head_bytes: limits.head_bytes, ..Default::default() },
             body_bytes: limits.body_bytes,
@@ -345,16 +345,8 @@ impl Server {
             return;
         }
         let Request { head, body } = request;
-        let req = Req {
-            id: name,
-            head,
-            body,
-            ip,
-            secure,
-            gone,
-            caller: std::cell::OnceCell::new(),
-            params: Vec::new(),
-        };
+        let req =
+            Req { id: name, head, body, ip, secure, gone, caller: std::cell::OnceCell::new(), params: Vec::new() };
         let reply = Reply { answers: Rc::clone(&self.answers), id: Some(id) };
         let cx = Rc::clone(&self.cx);
         self.tasks.spawner().spawn("request", async move { reply.give(web::answer(cx, req).await) });

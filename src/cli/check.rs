@@ -3,7 +3,7 @@
 use crate::config::{Overrides, Tls};
 use crate::net::tls::TlsSettings;
 use crate::sys::{statvfs, user};
-use crate::vm::{args::Accel, programs};
+use crate::vm::{args::Accel, hypervisor};
 
 /// Least free space below which the check complains.
 const FREE_MIN: u64 = 2 << 30;
@@ -19,7 +19,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         missing += u32::from(!good);
         println!("{} {what}", if good { "ok     " } else { "MISSING" });
     };
-    match programs::look(&config) {
+    match hypervisor::look(&config) {
         Ok(found) => {
             tell(true, format!("QEMU {} at {}", found.version, found.qemu.display()));
             let remark = if found.choice.accel == Accel::Tcg {
@@ -48,7 +48,9 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         Err(e) => tell(false, format!("{}: {e}", config.base_dir.display())),
     }
     if user::euid() == 0 {
-        println!("note    the server would run as root, and so would QEMU; conf/vmshare.service runs it as a user of its own");
+        println!(
+            "note    the server would run as root, and so would QEMU; conf/vmshare.service runs it as a user of its own"
+        );
     }
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
 }

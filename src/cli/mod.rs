@@ -5,7 +5,7 @@ mod serve;
 mod user;
 
 use crate::config::cli_args::{self, Command};
-use crate::config::{Config, Overrides};
+use crate::config::{self, Config, Overrides};
 use crate::db::Settings;
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Serve(overrides)) => serve::run(&overrides),
         Ok(Command::Check(overrides)) => check::run(&overrides),
-        Ok(Command::User(overrides, action)) => user::run(&overrides, action),
+        Ok(Command::User(command, overrides)) => user::run(&overrides, command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,10 +41,10 @@ pub fn main() -> ExitCode {
 /// Reads the settings, starts the log, and says what is odd about them.
 fn load(overrides: &Overrides) -> Result<Config, String> {
     let cwd = std::env::current_dir().map_err(|e| format!("no working folder: {e}"))?;
-    let (config, warnings) = Config::load(overrides, std::env::vars(), &cwd).map_err(|e| e.to_string())?;
+    let (config, warnings) = Config::load(overrides, config::process_environment(), &cwd).map_err(|e| e.to_string())?;
     crate::log::init(&config.log);
-    for secret in [&config.secret_key, &config.database_url].into_iter().flatten() {
-        crate::log::register_secret(secret.expose());
+    for secret in config.secrets() {
+        crate::log::register_secret(&secret);
     }
     for warning in warnings {
         log::warn!("{warning}");
@@ -54,7 +54,7 @@ fn load(overrides: &Overrides) -> Result<Config, String> {
 
 fn db_settings(config: &Config) -> Settings {
     Settings {
-        url: config.database_url.as_ref().map(|url| url.expose().to_owned()),
+        url: config.database_url.as_ref().map(|url| url.reveal().to_owned()),
         base_dir: config.base_dir.clone(),
         postgres_bin_dir: config.postgres_bin_dir.clone(),
         queue: config.limits.db_queue,

@@ -4,7 +4,7 @@
 //! socket is bound before the database is up, so that a health check hears "starting" and not "refused".
 
 use crate::config::{Config, Overrides, Tls};
-use crate::db::{self, Db, State};
+use crate::db::{Db, State};
 use crate::house::House;
 use crate::metrics::Metrics;
 use crate::net::tls::{self, TlsSettings};
@@ -14,8 +14,8 @@ use crate::server::Server;
 use crate::sys::lock::FolderLock;
 use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
+use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
-use crate::vm::programs::Programs;
 use crate::vm::{Vms, adopt};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
@@ -74,14 +74,14 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         vms: Vms::default(),
         bus: Bus::default(),
         metrics: Metrics::default(),
-        programs: Programs::default(),
+        hypervisor: Hypervisor::default(),
         tls,
         orders: Vec::new().into(),
         stopping: false.into(),
         swept: false.into(),
         config: Arc::clone(&config),
     });
-    Programs::begin(&house);
+    Hypervisor::begin(&house);
     adopt::begin(&house);
     let mut server = Server::new(reactor, tasks, house, signals).map_err(|e| format!("the loop cannot start: {e}"))?;
     for (socket, address, redirects) in listeners {
@@ -105,7 +105,6 @@ fn on_db_change(state: &State) {
         State::Away { reason } => log::warn!("database away: {reason}"),
         State::Refused { reason } => {
             log::error!("database: {reason}");
-            crate::log::flush();
             std::process::exit(1);
         }
     }
@@ -148,7 +147,7 @@ pub(super) fn prepare_folders(base: &Path) -> Result<(), String> {
 /// The secret of the settings, or the one made at the first start.
 fn secret(config: &Config) -> Result<Vec<u8>, String> {
     if let Some(secret) = &config.secret_key {
-        return Ok(secret.expose().as_bytes().to_vec());
+        return Ok(secret.reveal().as_bytes().to_vec());
     }
     let path = config.base_dir.join("secret");
     let failed = |e: std::io::Error| format!("{}: {e}", path.display());
@@ -160,7 +159,8 @@ fn secret(config: &Config) -> Result<Vec<u8>, String> {
     }
     let secret = data_encoding::HEXLOWER.encode(&crate::random::bytes::<SECRET_BYTES>()).into_bytes();
     let half = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half).map_err(failed)?;
     file.write_all(&secret).and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&half, &path).map_err(failed)?;
     Ok(secret)

@@ -1,7 +1,7 @@
 //! `vmshare user add|passwd|promote|list|invite`: accounts, on the same database, whether a server runs or not.
 
 use crate::config::Overrides;
-use crate::config::cli_args::UserAction;
+use crate::config::cli_args::UserCommand;
 use crate::db::{CliDb, invites, users};
 use crate::proto::problem::Problem;
 use crate::web::auth;
@@ -14,37 +14,39 @@ use std::io::{BufRead, IsTerminal, Write};
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub(super) fn run(overrides: &Overrides, action: UserAction) -> Result<(), String> {
+pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), String> {
     let config = super::load(overrides)?;
     super::serve::prepare_folders(&config.base_dir)?;
     let mut db = crate::db::open_for_cli(&super::db_settings(&config))?;
     match action {
-        UserAction::Add { email, login, role, password_stdin } => add(&mut db, &email, login, role, password_stdin),
-        UserAction::Passwd { who, password_stdin } => passwd(&mut db, &who, password_stdin),
-        UserAction::Promote { who, role } => {
+        UserCommand::Add { email, login, role, password_stdin } => {
+            add(&mut db, &email, login, role.as_str(), password_stdin)
+        }
+        UserCommand::Passwd { who, password_stdin } => passwd(&mut db, &who, password_stdin),
+        UserCommand::Promote { who, role } => {
             let user = find(&mut db, &who)?;
-            db.run(|c| users::set_role_now(c, &user.id, &role))?;
-            println!("{} is {role} now", user.login);
+            db.run(|c| users::set_role_now(c, &user.id, role.as_str()))?;
+            println!("{} is {} now", user.login, role.as_str());
             Ok(())
         }
-        UserAction::List { json } => list(&mut db, json),
-        UserAction::Invite { uses, days, role } => {
+        UserCommand::List { json } => list(&mut db, json),
+        UserCommand::Invite { uses, days, role } => {
             let code = BASE64URL_NOPAD.encode(&crate::random::bytes::<9>());
-            db.run(|c| invites::create_now(c, invites::code_hash(&code), &role, uses, days))?;
+            db.run(|c| invites::create_now(c, invites::code_hash(&code), role.as_str(), uses, days))?;
             println!("{code}");
             Ok(())
         }
     }
 }
 
-fn add(db: &mut CliDb, email: &str, login: Option<String>, role: String, stdin: bool) -> Result<(), String> {
+fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bool) -> Result<(), String> {
     let email = auth::check_email(email).map_err(|p| p.detail)?;
     let login = match login {
         Some(login) => auth::check_login(&login).map_err(|p| p.detail)?,
         None => auth::login_from(&email),
     };
     let phc = new_password(stdin)?;
-    let user = db.run(|c| users::create_now(c, &users::NewUser { email, login, role, phc }))?;
+    let user = db.run(|c| users::create_now(c, &users::NewUser { email, login, role: role.to_owned(), phc }))?;
     println!("added {} ({}), {}", user.login, user.email, user.role);
     Ok(())
 }
@@ -90,7 +92,7 @@ fn new_password(stdin: bool) -> Result<String, String> {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map_err(|e| e.to_string())?;
         line.trim_end_matches(['\r', '\n']).to_owned()
-    } else if let Ok(password) = std::env::var("VMSHARE_PASSWORD") {
+    } else if let Ok(password) = std::env::var(crate::config::PASSWORD) {
         password
     } else if std::io::stdin().is_terminal() {
         eprint!("Password (is shown while you type): ");
@@ -101,6 +103,7 @@ fn new_password(stdin: bool) -> Result<String, String> {
     } else {
         return Err("no password: use --password-stdin, or set VMSHARE_PASSWORD".into());
     };
-    let password = auth::check_password("password", &password).map_err(|p: Problem| format!("the password {}", p.detail))?;
+    let password =
+        auth::check_password("password", &password).map_err(|p: Problem| format!("the password {}", p.detail))?;
     hash::phc(&password).map_err(|()| "the system gives no random bytes".to_owned())
 }

@@ -50,6 +50,8 @@ settings! {
         concurrent_launches: usize = "8", 1..=1024;
         /// How long a port stays unused after its VM has ended. 0 means not at all.
         port_cooldown_seconds: u64 = "30", 0..=86_400;
+        /// The largest scratch disk of a VM, in GiB.
+        max_data_disk_gb: u32 = "64", 1..=65_536;
         /// The time in which QEMU must show a screen.
         boot_seconds: u64 = "60", 1..=3600;
         /// How long a launch goes on after the browser that asked for it has left, for a page that is being reloaded.

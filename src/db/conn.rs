@@ -71,11 +71,11 @@ impl Conn {
     ///
     /// # Errors
     /// The steps', or PostgreSQL's.
-    pub fn atomically<T>(&mut self, steps: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        self.client.batch_execute("begin")?;
+    pub fn atomically<T, E: From<Error>>(&mut self, steps: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
+        self.client.batch_execute("begin").map_err(Error::from)?;
         match steps(self) {
             Ok(value) => {
-                self.client.batch_execute("commit")?;
+                self.client.batch_execute("commit").map_err(Error::from)?;
                 Ok(value)
             }
             Err(error) => {

@@ -46,13 +46,15 @@ fn locked(conn: &mut Conn, words: fn(Error) -> String) -> Result<(), String> {
                 ));
             }
             Some((_, name, sql)) if hash(sql) != *sha256 => {
-                return Err(format!("migration {version} ({name}) was applied in another form: this is not this vmshare's database"));
+                return Err(format!(
+                    "migration {version} ({name}) was applied in another form: this is not this vmshare's database"
+                ));
             }
             Some(_) => {}
         }
     }
     for (version, name, sql) in MIGRATIONS.iter().filter(|(v, ..)| !applied.iter().any(|(a, _)| a == v)) {
-        let step = |conn: &mut Conn| {
+        let step = |conn: &mut Conn| -> Result<(), Error> {
             conn.client().batch_execute(sql)?;
             conn.client().execute(
                 "insert into schema_migrations (version, name, sha256) values ($1, $2, $3)",
@@ -60,7 +62,8 @@ fn locked(conn: &mut Conn, words: fn(Error) -> String) -> Result<(), String> {
             )?;
             Ok(())
         };
-        conn.atomically(step).map_err(|e| format!("migration {version} ({name}) failed, nothing of it was kept: {e}"))?;
+        conn.atomically(step)
+            .map_err(|e| format!("migration {version} ({name}) failed, nothing of it was kept: {e}"))?;
         log::info!("database migrated to schema {version} ({name})");
     }
     Ok(())

@@ -146,6 +146,3 @@ impl Db {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -19,9 +19,9 @@ pub fn parse(url: &str, connect_timeout: Duration) -> Result<Config, String> {
             use a unix socket, a private network or a tunnel, and leave sslmode out"
             .into());
     }
-    let mut config: Config = plain
-        .parse()
-        .map_err(|_| "DATABASE_URL cannot be read; it must look like postgresql://user:password@host:5432/name".to_owned())?;
+    let mut config: Config = plain.parse().map_err(|_| {
+        "DATABASE_URL cannot be read; it must look like postgresql://user:password@host:5432/name".to_owned()
+    })?;
     config
         .application_name("vmshare")
         .connect_timeout(connect_timeout)
@@ -38,7 +38,9 @@ mod tests {
     fn the_old_versions_scheme_is_understood_and_secrets_stay_secret() {
         let config = parse("postgresql+psycopg2://u:hunter2@h:6000/d", Duration::from_secs(1)).expect("it is good");
         assert_eq!((config.get_user(), config.get_dbname(), config.get_ports()), (Some("u"), Some("d"), &[6000][..]));
-        for bad in ["mysql://u:hunter2@h/d", "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h/d?sslmode=require"] {
+        for bad in
+            ["mysql://u:hunter2@h/d", "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h/d?sslmode=require"]
+        {
             let why = parse(bad, Duration::from_secs(1)).expect_err("it is bad");
             assert!(!why.contains("hunter2"), "{why}");
         }

@@ -385,7 +385,8 @@ pub async fn live_all(db: &Db) -> Result<Vec<VmRow>, Error> {
 /// # Errors
 /// PostgreSQL's.
 pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Option<Timestamp>) -> Result<Vec<VmRow>, Error> {
-    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_of_user.sql"), &[&user, &limit, &before]))).await
+    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_of_user.sql"), &[&user, &limit, &before])))
+        .await
 }
 
 /// A page of everybody's VMs, in the same order.

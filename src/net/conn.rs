@@ -369,7 +369,7 @@ impl Conn {
         match feed.take() {
             Some(piece) => {
                 let mut frame = Vec::new();
-                wire::write_chunk(&mut frame, &piece);
+                wire::write_chunk(&mut frame, piece.bytes());
                 self.stream.push(Piece::Owned(frame));
                 None
             }

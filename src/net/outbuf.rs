@@ -19,7 +19,9 @@ pub enum Piece {
 }
 
 impl Piece {
-    fn bytes(&self) -> &[u8] {
+    /// What it holds.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Static(bytes) => bytes,

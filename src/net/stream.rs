@@ -103,9 +103,7 @@ impl Stream {
         match (opened, flushed) {
             (Err(e), _) => Received::Broken(e),
             (_, Err(e)) => Received::Broken(e.to_string()),
-            (Ok(opened), Ok(())) if opened.plain > 0 => {
-                Received::Bytes(&mut scratch.plain[..opened.plain])
-            }
+            (Ok(opened), Ok(())) if opened.plain > 0 => Received::Bytes(&mut scratch.plain[..opened.plain]),
             (Ok(opened), Ok(())) if opened.closed => Received::End,
             // Only a piece of a record came: ask the socket again until it blocks.
             (Ok(_), Ok(())) => self.receive(scratch),

@@ -2,10 +2,7 @@
 //!
 //! No sockets, files, clocks, threads or log in here; a time is an argument. So a test is a table and a fuzzer needs no set-up. Nothing in
 //! here indexes or unwraps outside of tests: what comes from outside must not be able to panic.
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod http;
 pub mod iso9660;

@@ -97,7 +97,8 @@ impl Query {
     /// Writes it so that [`Query::parse`] reads the same.
     #[must_use]
     pub fn encode(&self) -> String {
-        let escape = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let escape =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
         let pairs: Vec<String> = self.0.iter().map(|(n, v)| format!("{}={}", escape(n), escape(v))).collect();
         pairs.join("&")
     }

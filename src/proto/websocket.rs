@@ -119,7 +119,12 @@ pub enum Frame<'a> {
 enum State {
     /// So many bytes of a header are kept.
     Header,
-    Payload { left: u64, mask: [u8; 4], phase: usize, opcode: u8 },
+    Payload {
+        left: u64,
+        mask: [u8; 4],
+        phase: usize,
+        opcode: u8,
+    },
 }
 
 /// See the file's page.

@@ -43,8 +43,7 @@ pub fn begin(cx: &Cx) {
 }
 
 async fn seed_ports(cx: &House) {
-    let ranges: Vec<_> =
-        cx.config.profiles.values().map(|p| (p.vnc_ports.clone(), p.http_ports.clone())).collect();
+    let ranges: Vec<_> = cx.config.profiles.values().map(|p| (p.vnc_ports.clone(), p.http_ports.clone())).collect();
     while cx.db(crate::db::ports::seed(&cx.db, ranges.clone())).await.is_err() && !cx.stopping.get() {
         cx.clock.sleep(RETRY).await;
     }
@@ -90,7 +89,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
 /// The row's process, if it lives.
 fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static str> {
     const GONE: &str = "its qemu ended while the server was away";
-    if row.boot_id.as_deref().is_some_and(|id| id != crate::sys::process::boot_id()) {
+    if row.boot_id.as_deref().is_some_and(|id| id != super::boot_id()) {
         return Err("host restarted");
     }
     let (Some(pid), Some(start)) = (row.pid, row.pid_start) else {

@@ -116,8 +116,8 @@ pub struct Machine<'a> {
     pub network: Network,
     /// The graphics card.
     pub video: Video,
-    /// What the guest writes to disks is thrown away with it. (The CD is read-only either way.)
-    pub ephemeral: bool,
+    /// A scratch disk (qcow2) beside the CD.
+    pub disk: Option<&'a Path>,
 }
 
 impl Machine<'_> {
@@ -139,10 +139,10 @@ impl Machine<'_> {
         self.run_dir.join("serial.sock")
     }
 
-    /// All that the guest ever wrote to its serial console.
+    /// Where QEMU writes its process id, for a server that was killed before it could.
     #[must_use]
-    pub fn serial_log(&self) -> PathBuf {
-        self.run_dir.join("serial.log")
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("qemu.pid")
     }
 }
 
@@ -245,16 +245,16 @@ fn is_name(name: &str) -> bool {
 }
 
 fn cdrom(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
-    if machine.ephemeral {
-        line.flag("-snapshot");
+    let cd = "if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=";
+    line.path_option("-drive", cd, machine.iso, "")?;
+    match machine.disk {
+        // werror=stop: a full host pauses the guest instead of breaking its file system.
+        Some(disk) => {
+            let drive = "if=virtio,id=hd0,format=qcow2,cache=writeback,discard=unmap,werror=stop,file=";
+            line.path_option("-drive", drive, disk, "")
+        }
+        None => Ok(()),
     }
-    // snapshot=off: nothing is written to it, so it needs no throw-away layer.
-    line.path_option(
-        "-drive",
-        "if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,snapshot=off,file=",
-        machine.iso,
-        "",
-    )
 }
 
 fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
@@ -265,7 +265,7 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
     line.option("-vga", card).option("-display", "none");
     // force-shared: a client that asks to be alone does not throw the others out.
     match machine.vnc {
-        Vnc::Unix => line.socket_option("-vnc", "unix:", &machine.vnc_socket(), ",share=force-shared"),
+        Vnc::Unix => {}
         Vnc::Tcp { host, port } => {
             let display = port.checked_sub(FIRST_VNC_PORT).ok_or(ArgError::PortTooLow(port))?;
             let host = match host {
@@ -273,20 +273,19 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
                 IpAddr::V6(v6) => format!("[{v6}]"),
             };
             line.option("-vnc", format!("{host}:{display},share=force-shared"));
-            Ok(())
         }
     }
+    // The relay's way in, also beside a TCP port.
+    line.socket_option("-vnc", "unix:", &machine.vnc_socket(), ",share=force-shared")
 }
 
 fn consoles(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
     line.socket_option("-chardev", "socket,id=qmp,path=", &machine.qmp_socket(), ",server=on,wait=off")?;
     line.option("-mon", "chardev=qmp,mode=control");
-    let log = escaped(&machine.serial_log())?;
-    let mut rest = OsString::from(",server=on,wait=off,logappend=on,logfile=");
-    rest.push(log);
-    line.socket_option("-chardev", "socket,id=serial,path=", &machine.serial_socket(), rest)?;
+    // No logfile=: it would have no bound, and a guest could fill the host's disk through it.
+    line.socket_option("-chardev", "socket,id=serial,path=", &machine.serial_socket(), ",server=on,wait=off")?;
     line.option("-serial", "chardev:serial");
-    Ok(())
+    line.path_option("-pidfile", "", &machine.pid_file(), "")
 }
 
 fn devices(line: &mut Line, machine: &Machine<'_>) {
@@ -300,6 +299,21 @@ fn devices(line: &mut Line, machine: &Machine<'_>) {
             line.option("-netdev", "user,id=n1,restrict=on").option("-device", "virtio-net-pci,netdev=n1");
         }
     }
+}
+
+/// The command line that makes an empty disk of `size_gb` GiB.
+///
+/// # Errors
+/// A path that cannot be given.
+pub fn qemu_img_create(qemu_img: &Path, disk: &Path, size_gb: u32) -> Result<Vec<OsString>, ArgError> {
+    // A bare file name argument: no options are split off, but a protocol prefix would be read.
+    if !disk.is_absolute() {
+        return Err(ArgError::NotAbsolute(disk.to_owned()));
+    }
+    let mut line = Line(vec![qemu_img.into()]);
+    line.flag("create").flag("-q").option("-f", "qcow2").0.push(disk.into());
+    line.flag(&format!("{size_gb}G"));
+    Ok(line.0)
 }
 
 /// The command line as it grows.
@@ -375,7 +389,7 @@ mod tests {
             vnc: Vnc::Unix,
             network: Network::Restricted,
             video: Video::Std,
-            ephemeral: false,
+            disk: None,
         }
     }
 
@@ -397,11 +411,11 @@ mod tests {
         let golden = "/usr/bin/qemu-system-x86_64 -nodefaults -no-user-config -name vm-0a1b2c \
             -machine pc,dump-guest-core=off,hpet=off,vmport=off -accel tcg,tb-size=64 -cpu max -m 2048M -smp 2 \
             -rtc base=utc -boot order=d \
-            -drive if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,snapshot=off,file=/srv/uploads/a,,b=c d.iso \
+            -drive if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=/srv/uploads/a,,b=c d.iso \
             -vga std -display none -vnc unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared \
             -chardev socket,id=qmp,path=/srv/runs/vm-0a1b2c/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control \
-            -chardev socket,id=serial,path=/srv/runs/vm-0a1b2c/serial.sock,server=on,wait=off,logappend=on,\
-            logfile=/srv/runs/vm-0a1b2c/serial.log -serial chardev:serial \
+            -chardev socket,id=serial,path=/srv/runs/vm-0a1b2c/serial.sock,server=on,wait=off -serial chardev:serial \
+            -pidfile /srv/runs/vm-0a1b2c/qemu.pid \
             -device qemu-xhci,id=usb -device usb-tablet,bus=usb.0 -device virtio-rng-pci -device pvpanic-pci \
             -netdev user,id=n1,restrict=on -device virtio-net-pci,netdev=n1 -action panic=pause -msg timestamp=off \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -429,9 +443,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ephemeral_machine_throws_its_writes_away() {
-        assert!(text(&Machine { ephemeral: true, ..machine() }).contains(&"-snapshot".to_owned()));
-        assert!(!text(&machine()).contains(&"-snapshot".to_owned()));
+    fn a_scratch_disk_is_given_with_its_format() {
+        let machine = Machine { disk: Some(Path::new("/srv/a,b/scratch.qcow2")), ..machine() };
+        assert!(
+            text(&machine)
+                .iter()
+                .any(|arg| arg.contains("format=qcow2") && arg.ends_with("file=/srv/a,,b/scratch.qcow2"))
+        );
     }
 
     #[test]

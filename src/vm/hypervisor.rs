@@ -1,12 +1,13 @@
 //! QEMU on this host: where it is, which version, and whether KVM really works. Found at the start, on a `disk` thread.
 
-use super::accel::{self, Choice, Wish};
+use super::accel::{self, Choice, Host, Wish};
 use super::args::{Accel, QemuVersion};
+use super::programs;
 use crate::config::{AccelWish, Config};
 use crate::house::Cx;
 use crate::proto::problem::Problem;
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,27 +29,33 @@ pub struct Found {
 /// # Errors
 /// What is missing and how to install it.
 pub fn look(config: &Config) -> Result<Found, String> {
-    let qemu = accel::find_qemu(config.qemu_bin.as_deref())?;
-    let version = accel::version(&qemu)?;
-    let qemu_img = accel::find_qemu_img(config.qemu_img_bin.as_deref()).ok();
+    let words = |e: programs::ProgramError| e.to_string();
+    let qemu = programs::find_qemu(config.qemu_bin.as_deref()).map_err(words)?;
+    let version = programs::version(&qemu).map_err(words)?;
+    let qemu_img = programs::find_qemu_img(config.qemu_img_bin.as_deref()).ok();
     let wish = match config.accel {
         AccelWish::Auto => Wish::Auto,
         AccelWish::Kvm => Wish::Kvm,
         AccelWish::Tcg => Wish::Tcg,
     };
-    let choice = accel::choose(wish, &qemu, version, &cache(config));
+    let choice = accel::choose(wish, &host(&qemu, version, &cache(config)));
     Ok(Found { qemu, version, qemu_img, choice })
+}
+
+/// VMs run as the server's own user.
+fn host<'a>(qemu: &'a Path, version: QemuVersion, cache_file: &'a Path) -> Host<'a> {
+    Host { qemu, version, uid_gid: None, groups: &[], cache_file }
 }
 
 fn cache(config: &Config) -> PathBuf {
     config.base_dir.join("accel.json")
 }
 
-/// The room: empty until [`Programs::begin`]'s story has looked.
+/// The room: empty until [`Hypervisor::begin`]'s story has looked.
 #[derive(Default)]
-pub struct Programs(RefCell<Option<Result<Found, String>>>);
+pub struct Hypervisor(RefCell<Option<Result<Found, String>>>);
 
-impl Programs {
+impl Hypervisor {
     /// Starts looking; launches are answered 503 until it is done.
     pub fn begin(cx: &Cx) {
         let story = Rc::clone(cx);
@@ -61,11 +68,14 @@ impl Programs {
             match &found {
                 Ok(found) => log::info!(
                     "qemu {} at {}, accelerator {}: {}",
-                    found.version, found.qemu.display(), found.choice.accel, found.choice.why
+                    found.version,
+                    found.qemu.display(),
+                    found.choice.accel,
+                    found.choice.why
                 ),
                 Err(why) => log::error!("no VM can be started: {why}"),
             }
-            story.programs.0.replace(Some(found));
+            story.hypervisor.0.replace(Some(found));
         });
     }
 
@@ -82,7 +92,8 @@ impl Programs {
     /// # Errors
     /// 503 when it is missing.
     pub fn qemu_img(&self) -> Result<PathBuf, Problem> {
-        let missing = || Problem::unavailable("qemu_missing", "qemu-img is not installed on this server. Tell the operator.", 60);
+        let missing =
+            || Problem::unavailable("qemu_missing", "qemu-img is not installed on this server. Tell the operator.", 60);
         self.found()?.qemu_img.ok_or_else(missing)
     }
 
@@ -95,7 +106,7 @@ impl Programs {
     /// The whole finding, for `/readyz`.
     ///
     /// # Errors
-    /// As [`Programs::qemu`].
+    /// As [`Hypervisor::qemu`].
     pub fn found(&self) -> Result<Found, Problem> {
         match &*self.0.borrow() {
             Some(Ok(found)) => Ok(found.clone()),
@@ -117,7 +128,8 @@ impl Programs {
             let (cache, kept) = (cache(&cx.config), found.clone());
             self.0.replace(Some(Ok(found)));
             let why = why.to_owned();
-            let written = cx.disk(move || accel::remember_failure(&cache, &kept.qemu, kept.version, &why)).await;
+            let remember = move || accel::remember_failure(&host(&kept.qemu, kept.version, &cache), &why);
+            let written = cx.disk(remember).await;
             if let Ok(Err(e)) = written {
                 log::error!("the choice of TCG cannot be kept: {e}");
             }

@@ -5,7 +5,7 @@
 //! A file is opened first and judged by the path the kernel says it has, so no symlink leads out of the allowed places.
 
 use super::launch::Image;
-use crate::config::{Config, ImageRule, Profile};
+use crate::config::{BadUid, Config, ImageRule, Profile};
 use crate::proto::iso9660;
 use crate::proto::problem::Problem;
 use std::fs::File;
@@ -19,31 +19,28 @@ use std::path::{Component, Path, PathBuf};
 /// # Errors
 /// 404 when there is none (or it is not the caller's), 422 when it is no bootable image, each with what to do.
 pub fn find(config: &Config, profile: &Profile, uid: &str, asked: Option<&str>) -> Result<Image, Problem> {
-    let own = own_image(profile, uid);
+    let rule = rule(profile, uid)?;
+    let own = rule.path();
     let path = match asked {
         None => own.clone(),
         Some(asked) => locate(config, uid, &own, asked)?,
     };
-    let allowed = allowed(config, profile, uid, &own);
-    check(&path, &allowed, asked.is_none())
+    check(&path, &allowed(config, &rule, uid), asked.is_none())
 }
 
 /// The size of the profile's image for this user, if there is one; for lists.
 #[must_use]
 pub fn own_size(profile: &Profile, uid: &str) -> Option<(String, u64)> {
-    let path = own_image(profile, uid);
+    let path = rule(profile, uid).ok()?.path();
     let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?.len();
     Some((file_name(&path), size))
 }
 
-/// The file that the profile's rule gives for this user.
-fn own_image(profile: &Profile, uid: &str) -> PathBuf {
-    let rule = profile.image_rule(uid);
-    match rule {
-        ImageRule::InDirectory { dir, name } => dir.join(name),
-        ImageRule::File(path) if path.is_dir() => path.join(profile.prefix.replace("{uid}", uid)),
-        ImageRule::File(path) => path,
-    }
+/// What the profile's rule gives for this user.
+fn rule(profile: &Profile, uid: &str) -> Result<ImageRule, Problem> {
+    let bad = |e: BadUid| Problem::internal(e.to_string());
+    let is_directory = profile.image_base(uid).map_err(bad)?.is_dir();
+    profile.image_rule(uid, is_directory).map_err(bad)
 }
 
 /// What a user's `iso` or `iso_path` means.
@@ -67,18 +64,18 @@ fn locate(config: &Config, uid: &str, own: &Path, asked: &str) -> Result<PathBuf
 }
 
 /// Files and folders (canonical) this user may boot from.
-fn allowed(config: &Config, profile: &Profile, uid: &str, own: &Path) -> Vec<PathBuf> {
+fn allowed(config: &Config, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
     let mut places = Vec::new();
-    if let ImageRule::InDirectory { dir, .. } = profile.image_rule(uid) {
-        // Only the user's own file of that folder; a link from there may lead anywhere inside it.
-        if let (Ok(dir), Ok(file)) = (dir.canonicalize(), own.canonicalize())
-            && file.starts_with(&dir)
-        {
+    if let Ok(file) = rule.path().canonicalize() {
+        let inside = match rule {
+            // Only the user's own file of that folder; a link from there must not leave it.
+            ImageRule::InDirectory { dir, .. } => dir.canonicalize().is_ok_and(|dir| file.starts_with(dir)),
+            // The operator named this file himself, wherever it leads.
+            ImageRule::File(_) => true,
+        };
+        if inside {
             places.push(file);
         }
-    } else if let Ok(file) = own.canonicalize() {
-        // The operator named this file himself, wherever it leads.
-        places.push(file);
     }
     let folders = [config.base_dir.join("users").join(uid), config.base_dir.join("images")];
     places.extend(folders.iter().filter_map(|folder| folder.canonicalize().ok()));

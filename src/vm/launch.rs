@@ -63,7 +63,8 @@ pub enum Undo {
     Kill,
 }
 
-/// What a launch does to the world.
+/// What a launch does to the world. Its futures live on the loop's thread, so they need not be `Send`.
+#[allow(async_fn_in_trait)]
 pub trait World {
     /// A started QEMU.
     type Qemu: Clone;
@@ -120,7 +121,8 @@ pub async fn launch<W: World>(world: &W, wish: &Wish, gone: &Cancel) -> Result<(
             return Err(Problem::conflict("vm_busy", detail));
         }
         Reserved::NoPorts { kind } => {
-            let detail = format!("All {kind} ports of this profile are in use. Try again when somebody has stopped a VM.");
+            let detail =
+                format!("All {kind} ports of this profile are in use. Try again when somebody has stopped a VM.");
             return Err(Problem::unavailable("ports_exhausted", detail, 30));
         }
     };
@@ -189,7 +191,7 @@ pub struct Launches {
 impl Launches {
     /// Room for `at_once` starting QEMUs; further launches wait their turn.
     #[must_use]
-    pub fn new(at_once: u32) -> Self {
+    pub fn new(at_once: usize) -> Self {
         Self { by_user: Rc::default(), gate: Gate::new(at_once) }
     }
 
@@ -295,7 +297,7 @@ impl Drop for Seat {
             return;
         }
         let (cx, joins) = (Rc::clone(&self.cx), launch.joins.get());
-        let grace = Duration::from_secs(cx.config.limits.launch_grace_seconds.into());
+        let grace = Duration::from_secs(cx.config.limits.launch_grace_seconds);
         self.cx.spawner.spawn("launch grace", async move {
             cx.clock.sleep(grace).await;
             if launch.seats.get() == 0 && launch.joins.get() == joins {
@@ -309,7 +311,7 @@ impl Drop for Seat {
 struct Gate(Rc<GateState>);
 
 struct GateState {
-    free: Cell<u32>,
+    free: Cell<usize>,
     waiting: RefCell<VecDeque<Answer<Permit>>>,
 }
 
@@ -317,7 +319,7 @@ struct GateState {
 struct Permit(Rc<GateState>);
 
 impl Gate {
-    fn new(room: u32) -> Self {
+    fn new(room: usize) -> Self {
         Self(Rc::new(GateState { free: Cell::new(room), waiting: RefCell::default() }))
     }
 

@@ -105,6 +105,12 @@ impl Vm {
     }
 }
 
+/// Names the boot of the host that process ids belong to.
+#[must_use]
+pub fn boot_id() -> String {
+    crate::sys::process::boot_id().unwrap_or_default()
+}
+
 /// The VNC socket in a VM's folder.
 #[must_use]
 pub fn vnc_socket(run_dir: &Path) -> PathBuf {

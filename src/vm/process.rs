@@ -68,7 +68,13 @@ impl Process {
     ///
     /// # Errors
     /// No descriptor can be registered; the child is killed then.
-    pub fn started(cx: &Cx, vmid: Vmid, child: Child, accel: Accel, run_dir: PathBuf) -> std::io::Result<std::rc::Rc<Self>> {
+    pub fn started(
+        cx: &Cx,
+        vmid: Vmid,
+        child: Child,
+        accel: Accel,
+        run_dir: PathBuf,
+    ) -> std::io::Result<std::rc::Rc<Self>> {
         let start = crate::sys::process::start_time(child.pid)?.unwrap_or(0);
         let process = Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir)?;
         *process.stdout.borrow_mut() = Pipe::register(cx, child.stdout, Owner::Stdout(process.id));
@@ -80,7 +86,14 @@ impl Process {
     ///
     /// # Errors
     /// It is gone, or no descriptor can be registered.
-    pub fn adopted(cx: &Cx, vmid: Vmid, pid: u32, start: u64, accel: Accel, run_dir: PathBuf) -> std::io::Result<std::rc::Rc<Self>> {
+    pub fn adopted(
+        cx: &Cx,
+        vmid: Vmid,
+        pid: u32,
+        start: u64,
+        accel: Accel,
+        run_dir: PathBuf,
+    ) -> std::io::Result<std::rc::Rc<Self>> {
         let pidfd = PidFd::open(pid)?;
         // Only now the pid cannot be reused: is it still the same process?
         if !crate::sys::process::is_same_process(pid, start) {

@@ -9,7 +9,7 @@ use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
-use crate::sys::child::{self, Spawn};
+use crate::sys::child::Spawn;
 use crate::sys::pidfd::Exit;
 use crate::sys::signal::Signal;
 use std::cell::{Cell, RefCell};
@@ -28,6 +28,11 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 const BANNER_WAIT: Duration = Duration::from_secs(2);
 /// Between attempts to write an end to a database that is away.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How the contract and the database write it.
+pub(super) fn accel_name(accel: Accel) -> String {
+    accel.to_string().to_lowercase()
+}
 
 /// A VM's folder.
 #[must_use]
@@ -91,7 +96,7 @@ impl World for Cx {
     }
 
     async fn wait_for_end(&self, row: &VmRow) -> Result<(), Problem> {
-        let grace = Duration::from_secs(u64::from(self.config.limits.stop_grace_seconds) + 10);
+        let grace = Duration::from_secs(self.config.limits.stop_grace_seconds + 10);
         match self.vms.get(vmid_of(row)?) {
             Some(vm) => drop(self.within(grace, vm.ended.wait()).await),
             // Nobody here knows it: a sweep or another step is about to end it.
@@ -105,20 +110,21 @@ impl World for Cx {
         let made = folder.clone();
         self.disk(move || DirBuilder::new().recursive(true).mode(0o700).create(made)).await?.map_err(no_space)?;
         let Some(size) = wish.data_disk_gb else { return Ok(()) };
-        let qemu_img = self.programs.qemu_img()?;
+        let qemu_img = self.hypervisor.qemu_img()?;
         let args = args::qemu_img_create(&qemu_img, &scratch_disk(&folder), size);
+        let args = args.map_err(|e| Problem::internal(e.to_string()))?;
         let ran = self.disk(move || run_to_end(&args)).await?;
         ran.map_err(|why| Problem::new(507, "disk_failed", format!("The scratch disk could not be made: {why}")))
     }
 
     async fn spawn(&self, row: &VmRow, wish: &Wish, image: &Image) -> Result<Rc<Process>, Problem> {
-        let accel = self.programs.accel();
+        let accel = self.hypervisor.accel();
         spawn_qemu(self, row, &image.path, wish.data_disk_gb.is_some(), accel).await
     }
 
     async fn record(&self, row: &VmRow, qemu: &Rc<Process>) -> Result<(), Problem> {
         let (vmid, pid, start) = (row.vmid.clone(), qemu.pid, qemu.start);
-        self.db(vms::set_pid(&self.db, vmid, pid, start, crate::sys::process::boot_id())).await
+        self.db(vms::set_process(&self.db, vmid, pid, start, super::boot_id(), None)).await.map(drop)
     }
 
     async fn ready(&self, _: &VmRow, qemu: &Rc<Process>) -> Result<(), Problem> {
@@ -129,14 +135,13 @@ impl World for Cx {
         if qemu.accel != Accel::Kvm || qemu.exit.get().is_none() {
             return false;
         }
-        self.programs.kvm_failed(self, &problem.detail).await
+        self.hypervisor.kvm_failed(self, &problem.detail).await
     }
 
     async fn mark_running(&self, row: &VmRow, qemu: &Rc<Process>) -> Result<VmRow, Problem> {
         let vmid = row.vmid.clone();
-        let (pid, start, accel) = (qemu.pid, qemu.start, qemu.accel.to_string());
-        let boot_id = crate::sys::process::boot_id();
-        let marked = self.db(vms::mark_running(&self.db, vmid, pid, start, boot_id, accel)).await?;
+        let marked = vms::mark_running(&self.db, vmid, qemu.pid, qemu.start, super::boot_id(), accel_name(qemu.accel));
+        let marked = self.db(marked).await?;
         let row = marked.ok_or_else(|| Problem::conflict("vm_gone", "The VM was ended while it started."))?;
         let vm = live(self, &row, qemu)?;
         watch::begin(self, &vm);
@@ -191,7 +196,7 @@ pub(super) async fn spawn_qemu(
 ) -> Result<Rc<Process>, Problem> {
     let profile = profile(cx, &row.profile)?;
     let folder = run_dir(cx, &row.vmid);
-    let (qemu, version) = cx.programs.qemu()?;
+    let (qemu, version) = cx.hypervisor.qemu()?;
     let disk = scratch.then(|| scratch_disk(&folder));
     let args = args::qemu(&Machine {
         qemu: &qemu,
@@ -225,7 +230,8 @@ pub(super) async fn spawn_qemu(
             for socket in &sockets {
                 let _ = std::fs::remove_file(socket);
             }
-            child::spawn(&Spawn::new(args, cwd).no_new_privs())
+            let Some((program, args)) = args.split_first() else { return Err(std::io::ErrorKind::NotFound.into()) };
+            Spawn { program, args, cwd: &cwd, uid_gid: None, groups: &[], no_new_privs: true }.start()
         })
         .await?;
     let vmid = vmid_of(row)?;
@@ -235,7 +241,7 @@ pub(super) async fn spawn_qemu(
 
 /// Waits until QEMU takes commands and its screen greets; the error carries QEMU's last line.
 pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Problem> {
-    let limit = Duration::from_secs(cx.config.limits.boot_seconds.into());
+    let limit = Duration::from_secs(cx.config.limits.boot_seconds);
     let greet = async {
         process.connect_monitor(cx).await.map_err(|e| qemu_problem(&e.to_string()))?;
         let socket = vnc_socket(&process.run_dir);
@@ -243,9 +249,7 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
     };
     match first(process.exit.wait(), cx.within(limit, greet)).await {
         Either::First(exit) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
-        Either::Second(None) => {
-            Err(qemu_problem(&format!("it was not ready after {} seconds", limit.as_secs())))
-        }
+        Either::Second(None) => Err(qemu_problem(&format!("it was not ready after {} seconds", limit.as_secs()))),
         Either::Second(Some(result)) => {
             // QEMU may have closed its monitor because it is exiting: its last words say more.
             match (result, process.exit.get()) {
@@ -346,7 +350,7 @@ async fn forget(cx: &Cx, vmid: String) {
 
 /// Writes a VM's end, however long the database is away.
 pub(super) async fn finish(cx: &Cx, vmid: &str, state: VmState, exit: &str) -> Option<VmRow> {
-    let cooldown = Duration::from_secs(cx.config.limits.port_cooldown_seconds.into());
+    let cooldown = Duration::from_secs(cx.config.limits.port_cooldown_seconds);
     loop {
         match cx.db(vms::finish(&cx.db, vmid.to_owned(), state, exit.to_owned(), cooldown)).await {
             Ok(row) => return row,

@@ -21,7 +21,8 @@ pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow,
     if vm.wish.borrow().is_none() {
         vm.wish.replace(Some(why.to_owned()));
     }
-    let stopping = vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
+    let stopping =
+        vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
     // A database that is away must not keep a VM alive.
     if let Ok(Some(row)) = cx.db(stopping).await
         && vm.ended.get().is_none()
@@ -30,7 +31,7 @@ pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow,
         cx.bus.publish(vm, cx.now());
     }
     let process = Rc::clone(&vm.process.borrow());
-    let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds.into());
+    let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds);
     let asked = !force && process.execute("system_powerdown", None).await.is_ok();
     if !asked || cx.within(grace, process.exit.wait()).await.is_none() {
         // The answer to quit may be cut off by the end itself.

@@ -45,7 +45,7 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
     spawner.spawn("look why qemu stopped", async move {
         let status = process.execute("query-status", None).await;
         let broke = status.is_ok_and(|s| s.get("status").and_then(|s| s.as_str()) == Some("internal-error"));
-        if broke && cx.programs.kvm_failed(&cx, "a guest died with KVM's internal error").await {
+        if broke && cx.hypervisor.kvm_failed(&cx, "a guest died with KVM's internal error").await {
             log::warn!(vmid:% = process.vmid; "KVM internal error: the VM is started again under TCG");
             process.kvm_broke.set(true);
             real::kill(&cx, &process).await;
@@ -73,9 +73,9 @@ async fn restart_under_tcg(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
         real::kill(cx, &process).await;
         return Err(problem);
     }
-    let (pid, start, accel) = (process.pid, process.start, process.accel.to_string());
-    let boot_id = crate::sys::process::boot_id();
-    let moved = crate::db::vms::replace_process(&cx.db, row.vmid.clone(), pid, start, boot_id, accel);
+    let accel = Some(real::accel_name(process.accel));
+    let moved =
+        crate::db::vms::set_process(&cx.db, row.vmid.clone(), process.pid, process.start, super::boot_id(), accel);
     if let Some(row) = cx.db(moved).await? {
         vm.row.replace(row);
     }

@@ -41,15 +41,20 @@ pub async fn signup(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let invite = fields.opt_str("invite")?.map(invites::code_hash);
     let role = match (cx.config.signup, invite) {
         (Signup::Open, _) => "user".to_owned(),
-        (Signup::Invite, Some(code)) => cx
-            .db(invites::peek(&cx.db, code))
-            .await?
-            .ok_or_else(|| Problem::forbidden("bad_invite", "This invitation is not valid (any more). Ask for a new one."))?,
+        (Signup::Invite, Some(code)) => cx.db(invites::peek(&cx.db, code)).await?.ok_or_else(|| {
+            Problem::forbidden("bad_invite", "This invitation is not valid (any more). Ask for a new one.")
+        })?,
         (Signup::Invite, None) => {
-            return Err(Problem::forbidden("invite_needed", "Sign-up needs an invitation code. Ask your teacher for one."));
+            return Err(Problem::forbidden(
+                "invite_needed",
+                "Sign-up needs an invitation code. Ask your teacher for one.",
+            ));
         }
         (Signup::Closed, _) => {
-            return Err(Problem::forbidden("signup_closed", "Sign-up is closed here. Ask the operator for an account."));
+            return Err(Problem::forbidden(
+                "signup_closed",
+                "Sign-up is closed here. Ask the operator for an account.",
+            ));
         }
     };
     let invite = invite.filter(|_| cx.config.signup == Signup::Invite);
@@ -74,7 +79,10 @@ async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8
                 return Err(Problem::forbidden("bad_invite", "This invitation was just used up. Ask for a new one."));
             }
             Some(Err(Error::Unique { constraint })) if constraint.contains("email") => {
-                return Err(Problem::conflict("email_taken", "There is an account with this address already. Log in instead."));
+                return Err(Problem::conflict(
+                    "email_taken",
+                    "There is an account with this address already. Log in instead.",
+                ));
             }
             Some(Err(Error::Unique { .. })) if asked => {
                 return Err(Problem::conflict("login_taken", "This login name is taken. Choose another one."));
@@ -91,14 +99,14 @@ async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8
 }
 
 fn db_limit(cx: &Cx) -> std::time::Duration {
-    std::time::Duration::from_secs(cx.config.limits.db_seconds.into())
+    std::time::Duration::from_secs(cx.config.limits.db_seconds)
 }
 
 /// `POST /auth/login`.
 pub async fn login(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let limits = &cx.config.limits;
     let ip = req.ip.to_string();
-    cx.throttle.take(Kind::Login, &ip, Rate::per_minute(limits.logins_per_minute), cx.now())?;
+    cx.throttle.take(Kind::Login, &ip, Rate::per_minute(limits.logins_per_minute_ip), cx.now())?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["email", "password"])?;
     let name = fields.str("email")?.trim().to_lowercase();
@@ -280,15 +288,16 @@ mod tests {
         for good in ["alice@example.org", "A.B+c@School.example", "x@localhost", "é@exämple.org"] {
             assert!(check_email(good).is_ok(), "{good}");
         }
-        for bad in ["", "alice", "@example.org", "alice@", "a b@c.d", "a@b@c", "a@.org", "a@b..c", "<a@b.c>", "a@b.c\n.d e"] {
+        for bad in
+            ["", "alice", "@example.org", "alice@", "a b@c.d", "a@b@c", "a@.org", "a@b..c", "<a@b.c>", "a@b.c\n.d e"]
+        {
             assert!(check_email(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_login_name_is_made_from_any_address() {
-        for (email, login) in
-            [("alice@example.org", "alice"), ("A.B+c@x", "a.bc"), ("éé@x", "user"), ("..@x", "user")]
+        for (email, login) in [("alice@example.org", "alice"), ("A.B+c@x", "a.bc"), ("éé@x", "user"), ("..@x", "user")]
         {
             assert_eq!(login_from(email), login);
             assert!(check_login(&login_from(email)).is_ok(), "{email}");

@@ -58,7 +58,7 @@ pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 }
 
 async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
-    let limit = Duration::from_secs(cx.config.limits.relay_connect_seconds.into());
+    let limit = Duration::from_secs(cx.config.limits.relay_connect_seconds);
     let attempts = async {
         let mut pauses = PAUSES_MS.iter().copied().chain(std::iter::repeat(PAUSES_MS[PAUSES_MS.len() - 1]));
         loop {
@@ -71,7 +71,8 @@ async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
             }
         }
     };
-    let gone = || Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2);
+    let gone =
+        || Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2);
     cx.within(limit, attempts).await.ok_or_else(gone)?.map_err(|_| gone())
 }
 

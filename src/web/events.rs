@@ -89,7 +89,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let vm = super::vms::current(&cx, &caller.user.id).await?;
     let feed = Feed::new(cx.notify());
     feed.tell(line(&vm.unwrap_or(Value::Null)));
-    let most = usize::from(cx.config.limits.event_streams_per_user);
+    let most = cx.config.limits.event_streams_per_user;
     cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most);
     let mut response = Response::empty(200)
         .with("content-type", "text/event-stream")

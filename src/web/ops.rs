@@ -29,7 +29,7 @@ pub async fn readyz(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
         State::Starting(what) => reasons.push(format!("database: {what}")),
         State::Away { reason } | State::Refused { reason } => reasons.push(format!("database: {reason}")),
     }
-    if let Err(problem) = cx.programs.found() {
+    if let Err(problem) = cx.hypervisor.found() {
         reasons.push(format!("qemu: {}", problem.detail));
     }
     if cx.stopping.get() {

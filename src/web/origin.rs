@@ -41,7 +41,5 @@ pub fn check_upgrade(req: &Req) -> Result<(), Problem> {
 fn is_ours(req: &Req, origin: &str) -> bool {
     let scheme = if req.secure { "https" } else { "http" };
     let host = req.head.headers.get("host").unwrap_or("");
-    origin
-        .split_once("://")
-        .is_some_and(|(s, h)| s == scheme && !host.is_empty() && h.eq_ignore_ascii_case(host))
+    origin.split_once("://").is_some_and(|(s, h)| s == scheme && !host.is_empty() && h.eq_ignore_ascii_case(host))
 }

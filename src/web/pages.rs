@@ -47,7 +47,10 @@ pub fn serve(req: &Req) -> Result<Response, Problem> {
     let tag = etag(asset, req);
     match conditional::decide(&req.head.headers, Some(&tag), None) {
         Decision::NotModified => {
-            return Ok(Response::empty(304).with("etag", tag).with("cache-control", cache(asset)).with("vary", "Accept-Encoding"));
+            return Ok(Response::empty(304)
+                .with("etag", tag)
+                .with("cache-control", cache(asset))
+                .with("vary", "Accept-Encoding"));
         }
         Decision::PreconditionFailed => {
             return Err(Problem::new(412, "changed", "The file is not the one you have. Load it again."));
@@ -64,7 +67,11 @@ pub fn serve(req: &Req) -> Result<Response, Problem> {
 
 fn pick(asset: &Asset, req: &Req) -> (&'static [u8], Option<&'static str>) {
     // A range counts bytes of one representation; the plain one is what download tools mean.
-    let accepts = if req.head.headers.get("range").is_some() { "" } else { req.head.headers.get("accept-encoding").unwrap_or("") };
+    let accepts = if req.head.headers.get("range").is_some() {
+        ""
+    } else {
+        req.head.headers.get("accept-encoding").unwrap_or("")
+    };
     asset.pick(accepts)
 }
 
@@ -111,8 +118,7 @@ fn partial(asset: &Asset, req: &Req, asked: &str) -> Result<Response, Problem> {
         Range::Bytes { first, last } => {
             let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
             let part = bytes.get(at(first)..=at(last)).unwrap_or_default();
-            let mut response =
-                about(asset, req, 206).with("content-range", format!("bytes {first}-{last}/{length}"));
+            let mut response = about(asset, req, 206).with("content-range", format!("bytes {first}-{last}/{length}"));
             response.body = Body::Static(part);
             Ok(response)
         }

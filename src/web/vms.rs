@@ -36,7 +36,7 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if cx.stopping.get() || !cx.swept.get() {
         return Err(Problem::unavailable("starting", "The server is starting or stopping. Try again in a moment.", 2));
     }
-    cx.programs.qemu()?;
+    cx.hypervisor.qemu()?;
     let asked = cx.now();
     let seat = cx.launches.join(&cx, wish).await;
     // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
@@ -73,7 +73,15 @@ fn started(cx: &Cx, row: &VmRow, how: How) -> Response {
 fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem> {
     let fields = Fields::parse_or_empty(body)?;
     fields.deny_unknown(&[
-        "iso", "iso_path", "profile", "memory_mb", "cpus", "data_disk_gb", "install_disk_path", "disk", "persistence",
+        "iso",
+        "iso_path",
+        "profile",
+        "memory_mb",
+        "cpus",
+        "data_disk_gb",
+        "install_disk_path",
+        "disk",
+        "persistence",
     ])?;
     for later in ["install_disk_path", "disk"] {
         if fields.opt_str(later)?.is_some() {
@@ -138,13 +146,13 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
             .ok_or_else(|| Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE_MAX}")))?,
     };
-    let before = match query.get("before") {
-        None => None,
-        Some(text) => Some(
-            text.parse::<jiff::Timestamp>()
-                .map_err(|_| Problem::unprocessable("before", "must be a time like 2026-11-23T10:11:03Z, from `next`"))?,
-        ),
-    };
+    let before =
+        match query.get("before") {
+            None => None,
+            Some(text) => Some(text.parse::<jiff::Timestamp>().map_err(|_| {
+                Problem::unprocessable("before", "must be a time like 2026-11-23T10:11:03Z, from `next`")
+            })?),
+        };
     let all = query.get("all") == Some("1") && caller.is_admin();
     let asked = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = if all {

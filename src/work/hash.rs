@@ -7,7 +7,6 @@
 use super::{Pool, Refused};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use data_encoding::BASE64_NOPAD;
-use ring::constant_time;
 use std::cell::RefCell;
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -82,11 +81,21 @@ fn compare(password: &str, stored: Option<&str>) -> Verdict {
         return Verdict::Wrong;
     };
     match digest(password, &salt, cost) {
-        Some(got) if constant_time::verify_slices_are_equal(&got, &hash).is_ok() => {
-            if cost == (MEMORY_KIB, PASSES, LANES) { Verdict::Right } else { Verdict::RightButOld }
+        Some(got) if is_equal(&got, &hash) => {
+            if cost == (MEMORY_KIB, PASSES, LANES) {
+                Verdict::Right
+            } else {
+                Verdict::RightButOld
+            }
         }
         _ => Verdict::Wrong,
     }
+}
+
+/// Takes the same time wherever the first difference is.
+fn is_equal(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
+    a.len() == b.len() && differences == 0
 }
 
 type Cost = (u32, u32, u32);
@@ -142,8 +151,7 @@ mod tests {
     fn weaker_parameters_are_accepted_and_reported() {
         let salt = [7; SALT_BYTES];
         let hash = digest("pw", &salt, (64, 1, 1)).expect("digest");
-        let old =
-            format!("$argon2id$v=19$m=64,t=1,p=1${}${}", BASE64_NOPAD.encode(&salt), BASE64_NOPAD.encode(&hash));
+        let old = format!("$argon2id$v=19$m=64,t=1,p=1${}${}", BASE64_NOPAD.encode(&salt), BASE64_NOPAD.encode(&hash));
         assert_eq!(compare("pw", Some(&old)), Verdict::RightButOld);
     }
 

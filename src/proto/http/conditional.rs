@@ -52,9 +52,11 @@ pub fn decide(headers: &Headers, etag: Option<&str>, modified: Option<Timestamp>
 /// True when the field lists our tag, or `*`. A weak tag never matches in a strong comparison (RFC 9110 8.8.3.2).
 fn lists(headers: &Headers, name: &str, etag: Option<&str>, strong: bool) -> bool {
     let Some(ours) = etag else { return false };
-    headers.get_all(name).flat_map(|value| value.split(',')).map(str::trim).any(|tag| {
-        tag == "*" || tag == ours || (!strong && tag.strip_prefix("W/") == Some(ours))
-    })
+    headers
+        .get_all(name)
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag == ours || (!strong && tag.strip_prefix("W/") == Some(ours)))
 }
 
 #[cfg(test)]

@@ -99,7 +99,8 @@ impl Headers {
 
     /// All fields of that name whose values are UTF-8.
     pub fn get_all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
-        let values: Vec<&'a [u8]> = self.0.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_slice()).collect();
+        let values: Vec<&'a [u8]> =
+            self.0.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_slice()).collect();
         values.into_iter().filter_map(|value| std::str::from_utf8(value).ok())
     }
 
@@ -163,9 +164,8 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<(Head, usize
         Some(1) => Version::Http11,
         _ => return Err(RequestError::BadVersion),
     };
-    let headers = Headers(
-        request.headers.iter().map(|h| (h.name.to_ascii_lowercase(), h.value.trim_ascii().to_vec())).collect(),
-    );
+    let headers =
+        Headers(request.headers.iter().map(|h| (h.name.to_ascii_lowercase(), h.value.trim_ascii().to_vec())).collect());
     let target = request.path.unwrap_or_default().to_owned();
     if target.len() > limits.target_bytes {
         return Err(RequestError::TargetTooLong);

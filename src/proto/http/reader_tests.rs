@@ -136,10 +136,9 @@ fn what_two_readers_could_take_differently_is_refused() {
 
 #[test]
 fn a_head_that_never_ends_is_refused_at_its_bound() {
-    for (start, filler, error) in [
-        ("GET / HTTP/1.1\r\n", "a: b\r\n", RequestError::HeadTooLarge),
-        ("", "A", RequestError::TargetTooLong),
-    ] {
+    for (start, filler, error) in
+        [("GET / HTTP/1.1\r\n", "a: b\r\n", RequestError::HeadTooLarge), ("", "A", RequestError::TargetTooLong)]
+    {
         let mut held = start.as_bytes().to_vec();
         let mut reader = RequestReader::new(Limits::default());
         let refused = loop {
