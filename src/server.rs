@@ -398,7 +398,7 @@ impl Server {
                 (sent.status, sent.bytes)
             }
         };
-        log::info!(target: "access", req = pending.req.as_str();
+        log::info!(target: "vmshare::access", req = pending.req.as_str();
             "{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0);
         self.pump(id);
     }
@@ -432,7 +432,7 @@ impl Server {
         self.carried.remove(&id);
         if let Some(pending) = &open.pending {
             pending.gone.set();
-            log::info!(target: "access", req = pending.req.as_str();
+            log::info!(target: "vmshare::access", req = pending.req.as_str();
                 "{} - the client left after {:.1}ms", pending.line, (self.cx.now() - pending.since).as_secs_f64() * 1000.0);
         }
         let io = self.reactor.io();
