@@ -105,5 +105,5 @@ fn new_password(stdin: bool) -> Result<String, String> {
     };
     let password =
         auth::check_password("password", &password).map_err(|p: Problem| format!("the password {}", p.detail))?;
-    hash::phc(&password).map_err(|()| "the system gives no random bytes".to_owned())
+    hash::phc(&password).ok_or_else(|| "there is no memory to hash the password".to_owned())
 }

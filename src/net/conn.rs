@@ -226,7 +226,7 @@ impl Conn {
             return Sent { status: 0, bytes: 0 };
         };
         let keep_alive = keep_alive && !close && !self.half_closed_for_good();
-        let length = response.body.len();
+        let length = response.body.length();
         let framing = match length {
             Some(length) => Framing::Length(length),
             None if http10 => Framing::UntilClose,

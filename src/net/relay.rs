@@ -57,7 +57,9 @@ impl Meter {
 
     fn add_up(&self, count: usize, input: Option<Instant>) {
         self.up.set(self.up.get() + count as u64);
-        self.input.set(input.or(self.input.get()));
+        if input.is_some() {
+            self.input.set(input);
+        }
         if let Some(total) = &self.total {
             total.add_up(count, input);
         }

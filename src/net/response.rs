@@ -19,7 +19,7 @@ pub enum Body {
 impl Body {
     /// Length in bytes, where it is known.
     #[must_use]
-    pub fn len(&self) -> Option<u64> {
+    pub fn length(&self) -> Option<u64> {
         match self {
             Self::Empty => Some(0),
             Self::Bytes(bytes) => Some(bytes.len() as u64),

@@ -409,7 +409,10 @@ mod tests {
     fn tasks() -> (Tasks, Arc<AtomicUsize>) {
         let rings = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&rings);
-        (Tasks::new(Arc::new(move || drop(counter.fetch_add(1, Ordering::SeqCst)))), rings)
+        let ring = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        (Tasks::new(Arc::new(ring)), rings)
     }
 
     #[test]

@@ -46,7 +46,7 @@ const PROVEN: Exit = Exit::Code(85);
 pub enum Wish {
     /// KVM where it runs, TCG elsewhere.
     Auto,
-    /// The same; but where it does not run, the reason says that it was asked for.
+    /// KVM without a trial, as long as no failure under it is remembered.
     Kvm,
     /// TCG without a look at KVM.
     Tcg,
@@ -90,12 +90,15 @@ fn choose_by(
     quick_check: impl FnOnce() -> Result<(), KvmRefusal>,
     deadline: Duration,
 ) -> Choice {
-    let tcg = |why: &str, from_cache| {
-        let asked = if wish == Wish::Kvm { "KVM was asked for, but " } else { "" };
-        Choice { accel: Accel::Tcg, why: format!("{asked}{why}"), from_cache }
-    };
+    let tcg = |why: &str, from_cache| Choice { accel: Accel::Tcg, why: why.to_owned(), from_cache };
     if wish == Wish::Tcg {
         return tcg("the settings ask for TCG", false);
+    }
+    if wish == Wish::Kvm {
+        return match recall(host.cache_file, &Key::of(host)).filter(|answer| !answer.works) {
+            Some(answer) => tcg(&format!("KVM was asked for, but {}", answer.why), true),
+            None => Choice { accel: Accel::Kvm, why: "the settings ask for KVM".to_owned(), from_cache: false },
+        };
     }
     if let Err(refusal) = quick_check() {
         return tcg(&refusal.to_string(), false);
@@ -378,12 +381,23 @@ mod tests {
     #[test]
     fn the_host_is_never_given_kvm_it_has_not() {
         let place = Place::new();
-        let choice = choose(Wish::Kvm, &place.host());
+        let choice = choose(Wish::Auto, &place.host());
         if let Err(refusal) = kvm::quick_check() {
             assert_eq!((choice.accel, choice.from_cache), (Accel::Tcg, false));
-            assert_eq!(choice.why, format!("KVM was asked for, but {refusal}"));
+            assert_eq!(choice.why, refusal.to_string());
             assert!(!place.cache_file.exists(), "a cheap answer is not kept");
         }
+    }
+
+    #[test]
+    fn kvm_by_setting_is_believed_until_a_machine_failed_under_it() {
+        let place = Place::with_script("exit 1");
+        assert_eq!(choose(Wish::Kvm, &place.host()).accel, Accel::Kvm);
+        remember_failure(&place.host(), "a guest died").unwrap();
+        let choice = choose(Wish::Kvm, &place.host());
+        assert_eq!((choice.accel, choice.from_cache), (Accel::Tcg, true), "{choice:?}");
+        assert!(choice.why.starts_with("KVM was asked for, but "), "{}", choice.why);
+        assert_eq!(place.started(), 0, "no trial is made");
     }
 
     #[test]

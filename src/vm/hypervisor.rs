@@ -115,12 +115,8 @@ impl Hypervisor {
         }
     }
 
-    /// A guest died under KVM: TCG from now on, remembered over restarts until QEMU or the kernel changes. False when KVM was asked for by
-    /// setting, which is then an error to show, not to hide.
+    /// A guest died under KVM: TCG from now on, remembered over restarts until QEMU or the kernel changes.
     pub async fn kvm_failed(&self, cx: &Cx, why: &str) -> bool {
-        if cx.config.accel == AccelWish::Kvm {
-            return false;
-        }
         let Ok(mut found) = self.found() else { return false };
         if found.choice.accel == Accel::Kvm {
             log::warn!("KVM does not work on this host ({why}): VMs run under TCG, slower, from now on");

@@ -347,3 +347,7 @@ impl Drop for Permit {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "launch_tests.rs"]
+mod tests;

@@ -40,12 +40,10 @@ pub fn run_dir(house: &House, vmid: &str) -> PathBuf {
     house.config.base_dir.join("runs").join(vmid)
 }
 
-/// The profile a row was started with.
-pub(super) fn profile<'a>(house: &'a House, name: &str) -> Result<&'a Profile, Problem> {
-    house.config.profiles.get(name).ok_or_else(|| {
-        let known: Vec<&str> = house.config.profiles.keys().map(String::as_str).collect();
-        Problem::unprocessable("profile", format!("there is no profile {name:?}; choose one of {}", known.join(", ")))
-    })
+/// The profile of a launch or a row; it was looked up by the one who asked, but a row may be older than the settings.
+fn profile<'a>(house: &'a House, name: &str) -> Result<&'a Profile, Problem> {
+    let gone = || Problem::internal(format!("The profile {name:?} is not in the settings any more."));
+    house.config.profiles.get(name).ok_or_else(gone)
 }
 
 /// The id in a row.

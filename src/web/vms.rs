@@ -96,13 +96,10 @@ fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem>
         Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
     }
     let name = fields.opt_str("profile")?.unwrap_or("custom");
-    let profile = match config.profiles.get(name) {
-        Some(profile) => profile,
-        None => {
-            let known: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
-            let problem = format!("there is no profile {name:?}; choose one of: {}", known.join(", "));
-            return Err(Problem::unprocessable("profile", problem));
-        }
+    let Some(profile) = config.profiles.get(name) else {
+        let known: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
+        let problem = format!("there is no profile {name:?}; choose one of: {}", known.join(", "));
+        return Err(Problem::unprocessable("profile", problem));
     };
     let iso = match (fields.opt_str("iso")?, fields.opt_str("iso_path")?) {
         (Some(_), Some(_)) => return Err(Problem::unprocessable("iso_path", "give iso or iso_path, not both")),

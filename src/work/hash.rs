@@ -48,7 +48,7 @@ impl Hash {
     /// # Errors
     /// [`Refused`] when the queue is full.
     pub async fn create(&self, password: String) -> Result<String, Refused> {
-        self.0.call(move || phc(&password)).await?.map_err(|()| Refused::Broke)
+        self.0.call(move || phc(&password)).await?.ok_or(Refused::Broke)
     }
 
     /// Compares `password` with a stored PHC string; without one (no such account) it does the same work and says
@@ -62,13 +62,12 @@ impl Hash {
 }
 
 /// The PHC string of `password` with a fresh salt; blocks for about 20 ms. For the command line; the server uses [`Hash`].
-///
-/// # Errors
-/// When the system gives no random bytes or no memory.
-pub fn phc(password: &str) -> Result<String, ()> {
+/// `None` when there is no memory for it.
+#[must_use]
+pub fn phc(password: &str) -> Option<String> {
     let salt = crate::random::bytes::<SALT_BYTES>();
-    let hash = digest(password, &salt, (MEMORY_KIB, PASSES, LANES)).ok_or(())?;
-    Ok(format!(
+    let hash = digest(password, &salt, (MEMORY_KIB, PASSES, LANES))?;
+    Some(format!(
         "$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}${}${}",
         BASE64_NOPAD.encode(&salt),
         BASE64_NOPAD.encode(&hash)

@@ -88,7 +88,10 @@ mod tests {
     /// Runs one story to its end on this thread.
     pub(super) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
         let (ring, rung) = mpsc::channel();
-        let mut tasks = Tasks::new(Arc::new(move || drop(ring.send(()))));
+        let mut tasks = Tasks::new(Arc::new(move || {
+            // The test may have ended.
+            let _ = ring.send(());
+        }));
         let out = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&out);
         tasks.spawner().spawn("test", async move { *slot.borrow_mut() = Some(story.await) });

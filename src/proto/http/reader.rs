@@ -159,17 +159,17 @@ impl RequestReader {
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, RequestError> {
         match &mut self.state {
             State::Head(skipped) => {
+                if let [b'\r', b'\n', rest @ ..] = input
+                    && !*skipped
+                {
+                    *input = rest;
+                    *skipped = true;
+                }
                 match input {
-                    [b'\r', b'\n', rest @ ..] if !*skipped => {
-                        *input = rest;
-                        *skipped = true;
-                    }
-                    [b'\r'] => return Ok(None),
+                    [] => return Ok(None),
+                    [b'\r'] if !*skipped => return Ok(None),
                     [b'\r' | b'\n', ..] => return Err(RequestError::BadSyntax),
                     _ => {}
-                }
-                if input.is_empty() {
-                    return Ok(None);
                 }
                 // The preface of HTTP/2 with prior knowledge (RFC 9113 3.4).
                 if input.starts_with(b"PRI * HTTP/2") {
