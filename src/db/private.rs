@@ -127,6 +127,12 @@ impl Cluster {
         self.postmaster().is_some()
     }
 
+    /// True when it was started by this program and not found running.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// How to connect.
     #[must_use]
     pub fn config(&self) -> Config {

@@ -142,7 +142,7 @@ fn open(place: &mut Place) -> Result<Conn, NoConn> {
 fn run(settings: &Settings, queue: &Receiver<Message>, set: &impl Fn(State)) {
     let mut place = match Place::find(settings) {
         Ok(place) => place,
-        Err(reason) => return refuse(queue, set, reason),
+        Err(reason) => return refuse(None, queue, set, reason),
     };
     let mut first = true;
     loop {
@@ -155,11 +155,11 @@ fn run(settings: &Settings, queue: &Receiver<Message>, set: &impl Fn(State)) {
                     Served::Lost(reason) => set(State::Away { reason }),
                 }
             }
-            Err(NoConn::Refused(reason)) => return refuse(queue, set, reason),
+            Err(NoConn::Refused(reason)) => return refuse(Some(place), queue, set, reason),
             // At the start another server's lock is final; later it can only be our own former connection's.
             Err(NoConn::Away(reason)) if first && reason.starts_with("another vmshare") => {
                 if !wait_for_lock(&mut place, queue) {
-                    return refuse(queue, set, reason);
+                    return refuse(Some(place), queue, set, reason);
                 }
             }
             Err(NoConn::Away(reason)) => {
@@ -191,7 +191,13 @@ fn wait_for_lock(place: &mut Place, queue: &Receiver<Message>) -> bool {
     false
 }
 
-fn refuse(queue: &Receiver<Message>, set: &impl Fn(State), reason: String) {
+/// The end of the matter. A cluster that was started here is stopped before anybody hears of it; another server's is left alone.
+fn refuse(place: Option<Place>, queue: &Receiver<Message>, set: &impl Fn(State), reason: String) {
+    if let Some(Place::Private(mut cluster)) = place
+        && cluster.is_ours()
+    {
+        cluster.stop();
+    }
     set(State::Refused { reason: reason.clone() });
     while let Ok(Message::Job(job)) = queue.recv() {
         job(Err(Error::Away(reason.clone())));
