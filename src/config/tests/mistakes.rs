@@ -208,7 +208,8 @@ fn mistakes_in_environment_and_flags_are_told_too_and_strangers_names_are_left_a
         "environment: VMSHARE_CONF: no setting has this name; did you mean VMSHARE_CONFIG?"
     );
     assert_eq!(told(&["--port", "70000"], &[]), "--port: 70000 is out of range; write a whole number from 0 to 65535");
-    let environment = [("PATH", "/bin"), ("port", "7"), ("PROT", "7"), ("VMSHARE_PASSWORD", "x")];
+    let environment =
+        [("PATH", "/bin"), ("port", "7"), ("PROT", "7"), ("VMSHARE_PASSWORD", "x"), ("VMSHARE_TEST_ISO", "x")];
     assert_eq!(place.load(&[], &environment).expect("fine").0.port, 8443);
 }
 

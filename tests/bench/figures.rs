@@ -1,0 +1,333 @@
+//! The figures of a start and of a busy morning, each with its floor measured in the same run. `cargo bench --bench figures`.
+//!
+//! Needs QEMU, PostgreSQL and a bootable image (`VMSHARE_TEST_ISO`, else `target/test-images/tiny.iso`). Loopback only; ends by itself.
+//! Nothing is asserted on seconds: ratios are printed beside their targets.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tungstenite::{Message, WebSocket};
+use vmshare::vm::args::{self, Accel, Machine, Network, Video, Vnc};
+use vmshare::vm::programs;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_vmshare");
+const LAUNCHES: usize = 11;
+const STUDENTS: usize = 100;
+const PINGS: usize = 2000;
+const PATIENT: Duration = Duration::from_secs(60);
+
+struct Server {
+    child: Child,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    listening: Duration,
+    ready: Duration,
+}
+
+impl Server {
+    fn start(iso: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("vmsb").tempdir_in("/tmp").expect("folder");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
+        let config = folder.path().join("vmshare.toml");
+        let text = format!(
+            "host = \"127.0.0.1\"\nport = 0\ntls = \"off\"\nvm_base_dir = {:?}\nstop_vms_on_exit = true\n\
+             [limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\n\
+             [profiles.custom]\nbase_image = {iso:?}\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n",
+            folder.path().join("b")
+        );
+        fs::write(&config, text).expect("config");
+        Self::run(folder, &config)
+    }
+
+    fn run(folder: tempfile::TempDir, config: &Path) -> Self {
+        let began = Instant::now();
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--config"])
+            .arg(config)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let (mut line, mut said) = (String::new(), String::new());
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).expect("log") > 0, "the server ended: {said}");
+            said.push_str(&line);
+            if let Some((_, rest)) = line.split_once("listening on http://") {
+                break rest.split_whitespace().next().expect("address").parse().expect("address");
+            }
+        };
+        let listening = began.elapsed();
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        while call(address, "GET", "/readyz", None, &json!(null)).0 != 200 {
+            assert!(began.elapsed() < PATIENT, "the server is not ready");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        Self { child, folder, address, listening, ready: began.elapsed() }
+    }
+
+    fn end(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn call(address: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
+    let mut socket = TcpStream::connect(address).expect("connect");
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+    let length = body.len();
+    write!(
+        socket,
+        "{method} {path} HTTP/1.1\r\nHost: bench\r\n{bearer}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .expect("send");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("answer");
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("status");
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+fn sign_up(address: SocketAddr, name: &str) -> String {
+    let body = json!({"email": format!("{name}@example.org"), "password": "correct horse"});
+    let (status, answer) = call(address, "POST", "/auth/signup", None, &body);
+    assert_eq!(status, 201, "{answer}");
+    answer["token"].as_str().expect("token").to_owned()
+}
+
+fn screen(address: SocketAddr, token: &str, port: u64) -> WebSocket<TcpStream> {
+    let request = tungstenite::http::Request::builder()
+        .uri(format!("ws://{address}/ws/{port}"))
+        .header("host", address.to_string())
+        .header("authorization", format!("Bearer {token}"))
+        .header("upgrade", "websocket")
+        .header("connection", "Upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", tungstenite::handshake::client::generate_key())
+        .body(())
+        .expect("request");
+    let socket = TcpStream::connect(address).expect("connect");
+    socket.set_nodelay(true).expect("nodelay");
+    let (mut socket, _) = tungstenite::client(request, socket).expect("upgrade");
+    let Message::Binary(banner) = socket.read().expect("banner") else { panic!("no banner") };
+    assert!(banner.starts_with(b"RFB "), "{banner:?}");
+    socket
+}
+
+/// From the click to the first bytes of the screen, through our server.
+fn launch_ours(server: &Server, token: &str) -> Duration {
+    let began = Instant::now();
+    let (status, answer) = call(server.address, "POST", "/run-iso", Some(token), &json!(null));
+    assert_eq!(status, 200, "{answer}");
+    let socket = screen(server.address, token, answer["vm"]["http_port"].as_u64().expect("port"));
+    let took = began.elapsed();
+    drop(socket);
+    let vmid = answer["vm"]["vmid"].as_str().expect("vmid");
+    let (status, answer) =
+        call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(token), &json!({"force": true}));
+    assert_eq!(status, 200, "{answer}");
+    took
+}
+
+/// From QEMU's exec to the first bytes of its screen, with the same arguments and nothing between.
+fn launch_bare(iso: &Path) -> Duration {
+    let folder = tempfile::Builder::new().prefix("vmsb").tempdir_in("/tmp").expect("folder");
+    let qemu = programs::find_qemu(None).expect("qemu");
+    let machine = Machine {
+        qemu: &qemu,
+        version: programs::version(&qemu).expect("version"),
+        accel: Accel::Tcg,
+        name: "bare",
+        memory_mb: 128,
+        cpus: 1,
+        iso,
+        disk: None,
+        run_dir: folder.path(),
+        vnc: Vnc::Unix,
+        network: Network::Restricted,
+        video: Video::Std,
+    };
+    let line = args::qemu(&machine).expect("arguments");
+    let began = Instant::now();
+    let mut child = Command::new(&line[0]).args(&line[1..]).spawn().expect("qemu starts");
+    let mut banner = [0; 12];
+    loop {
+        if let Ok(mut socket) = UnixStream::connect(machine.vnc_socket()) {
+            socket.read_exact(&mut banner).expect("banner");
+            break;
+        }
+        assert!(began.elapsed() < PATIENT, "no screen");
+        std::thread::park_timeout(Duration::from_micros(500));
+    }
+    let took = began.elapsed();
+    child.kill().expect("kill");
+    child.wait().expect("reaped");
+    took
+}
+
+/// Round trips of websocket pings over an open relay, sorted.
+fn pings(relay: &mut WebSocket<TcpStream>, mut more: impl FnMut(usize) -> bool) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while more(times.len()) {
+        let began = Instant::now();
+        relay.send(Message::Ping(b"ping".as_slice().into())).expect("ping");
+        while !matches!(relay.read().expect("pong"), Message::Pong(_)) {}
+        times.push(began.elapsed());
+        // A thousand a second: as often as a hand moves a mouse, and not a load of its own.
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    times.sort_unstable();
+    times
+}
+
+fn at(times: &[Duration], share: f64) -> Duration {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    at(&times, 0.5)
+}
+
+fn status_field(pid: u32, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("proc");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("field");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("number")
+}
+
+fn image() -> PathBuf {
+    let path = std::env::var_os("VMSHARE_TEST_ISO").map_or_else(|| "target/test-images/tiny.iso".into(), PathBuf::from);
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}; tests/run makes it", path.display()))
+}
+
+fn launches(server: &Server, iso: &Path) {
+    let token = sign_up(server.address, "founder");
+    launch_ours(server, &token);
+    launch_bare(iso);
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..LAUNCHES {
+        ours.push(launch_ours(server, &token));
+        bare.push(launch_bare(iso));
+    }
+    let (ours, bare) = (median(ours), median(bare));
+    println!(
+        "launch to banner         ours {:.1} ms, bare QEMU {:.1} ms: {:.2}x, {:+.1} ms (target within 1.15x + 50 ms: {:.1} ms)",
+        ms(ours),
+        ms(bare),
+        ms(ours) / ms(bare),
+        ms(ours) - ms(bare),
+        ms(bare) * 1.15 + 50.0
+    );
+}
+
+fn morning(server: &Server) {
+    let token = sign_up(server.address, "teacher");
+    let (status, answer) = call(server.address, "POST", "/run-iso", Some(&token), &json!(null));
+    assert_eq!(status, 200, "{answer}");
+    let mut relay = screen(server.address, &token, answer["vm"]["http_port"].as_u64().expect("port"));
+    for student in 0..STUDENTS {
+        sign_up(server.address, &format!("student{student}"));
+    }
+    // The guest boots for some seconds; its end of work is when its CPU time stands still.
+    let pid = u32::try_from(answer["vm"]["pid"].as_u64().expect("pid")).expect("pid");
+    settle(pid);
+    pings(&mut relay, |count| count < 200);
+    let idle = pings(&mut relay, |count| count < PINGS);
+    let address = server.address;
+    let began = Instant::now();
+    let crowd: Vec<_> = (0..STUDENTS)
+        .map(|student| {
+            std::thread::spawn(move || {
+                let body = json!({"email": format!("student{student}@example.org"), "password": "correct horse"});
+                call(address, "POST", "/auth/login", None, &body).0
+            })
+        })
+        .collect();
+    let busy = pings(&mut relay, |_| !crowd.iter().all(std::thread::JoinHandle::is_finished));
+    let took = began.elapsed();
+    let signed_in = crowd.into_iter().filter_map(|t| t.join().ok()).filter(|status| *status == 200).count();
+    println!(
+        "{signed_in} sign-ins at once      {:.2} s; relay ping p50 {:.3} -> {:.3} ms, p99 idle {:.3} ms, busy {:.3} ms: {:.2}x (target <= 2x), {} pings",
+        took.as_secs_f64(),
+        ms(at(&idle, 0.5)),
+        ms(at(&busy, 0.5)),
+        ms(at(&idle, 0.99)),
+        ms(at(&busy, 0.99)),
+        ms(at(&busy, 0.99)) / ms(at(&idle, 0.99)),
+        busy.len()
+    );
+    let vmid = answer["vm"]["vmid"].as_str().expect("vmid");
+    call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(&token), &json!({"force": true}));
+}
+
+/// Waits until a process uses less than a fifth of a core.
+fn settle(pid: u32) {
+    let ticks = || {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+        let rest = text.rsplit(')').next().unwrap_or_default();
+        let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        field(11) + field(12)
+    };
+    let deadline = Instant::now() + PATIENT;
+    let mut before = ticks();
+    while Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_secs(1));
+        let now = ticks();
+        if now - before < 20 {
+            return;
+        }
+        before = now;
+    }
+}
+
+fn idle(server: &Server) {
+    let pid = server.child.id();
+    let wakes = || status_field(pid, "status", "voluntary_ctxt_switches");
+    // What was asked last is answered and written down.
+    std::thread::park_timeout(Duration::from_secs(2));
+    let before = wakes();
+    std::thread::park_timeout(Duration::from_secs(10));
+    println!("idle server              {} wake-ups of the loop in 10 s (target 0)", wakes() - before);
+    println!(
+        "memory                   {} KB resident, {} KB of it anonymous",
+        status_field(pid, "status", "VmRSS"),
+        status_field(pid, "status", "RssAnon")
+    );
+}
+
+fn main() {
+    let iso = image();
+    let mut server = Server::start(&iso);
+    let size = fs::metadata(BINARY).expect("binary").len();
+    println!("binary                   {:.2} MB", size as f64 / 1e6);
+    println!(
+        "first start              listening after {:.0} ms, ready after {:.0} ms (initdb, migration, QEMU's probe)",
+        ms(server.listening),
+        ms(server.ready)
+    );
+    idle(&server);
+    launches(&server, &iso);
+    morning(&server);
+    server.end();
+    let folder = std::mem::replace(&mut server.folder, tempfile::tempdir().expect("folder"));
+    let config = folder.path().join("vmshare.toml");
+    let mut again = Server::run(folder, &config);
+    println!(
+        "cold start               listening after {:.0} ms, ready after {:.0} ms",
+        ms(again.listening),
+        ms(again.ready)
+    );
+    again.end();
+}
