@@ -13,6 +13,7 @@ pub mod child;
 pub mod kvm;
 pub mod lock;
 pub mod pidfd;
+pub mod priority;
 pub mod process;
 pub mod rlimit;
 pub mod signal;

@@ -40,7 +40,13 @@ impl Hash {
     /// # Errors
     /// The system's, when no thread can be made.
     pub fn start(queue: usize) -> std::io::Result<Self> {
-        Pool::start("hash", 1, queue).map(Self)
+        // A processor full of hashing would let the loop wait for its turn.
+        let step_back = || {
+            if let Err(e) = crate::sys::priority::step_back() {
+                log::warn!("password hashing keeps its priority: {e}");
+            }
+        };
+        Pool::start_with("hash", 1, queue, step_back).map(Self)
     }
 
     /// The PHC string to store for `password`.

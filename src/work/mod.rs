@@ -42,11 +42,19 @@ impl Pool {
     /// # Errors
     /// The system's, when no thread can be made.
     pub fn start(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
+        Self::start_with(name, threads, queue, || ())
+    }
+
+    /// As [`Pool::start`]; each thread runs `prepare` first.
+    fn start_with(name: &str, threads: usize, queue: usize, prepare: fn()) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel::<Job>(queue);
         let receiver = Arc::new(Mutex::new(receiver));
         for _ in 0..threads {
             let receiver = Arc::clone(&receiver);
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(&receiver))?;
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                prepare();
+                serve(&receiver);
+            })?;
         }
         Ok(Self(sender))
     }
