@@ -95,6 +95,8 @@ pub struct Conn {
     input: Vec<u8>,
     phase: Phase,
     idle_since: Instant,
+    /// No request has come yet.
+    fresh: bool,
     /// The peer's address, for logs and throttling.
     pub peer: IpAddr,
     /// True on the plain port that only redirects.
@@ -114,6 +116,7 @@ impl Conn {
             input: Vec::new(),
             phase: Phase::Reading { head: None, body: Vec::new(), since: None },
             idle_since: now,
+            fresh: true,
             peer,
             redirects,
             half_closed: false,
@@ -280,6 +283,8 @@ impl Conn {
         match &self.phase {
             Phase::Reading { head: Some(_), since, .. } => since.map(|at| at + self.bounds.body_time),
             Phase::Reading { head: None, since: Some(since), .. } => Some(*since + self.bounds.head_time),
+            // Before the first request the time for it runs, the TLS handshake included.
+            Phase::Reading { .. } if self.fresh => Some(self.idle_since + self.bounds.head_time),
             Phase::Reading { .. } => Some(self.idle_since + self.bounds.idle_time),
             Phase::Lingering { until, .. } => Some(*until),
             Phase::Relay(relay) => relay.next_timeout(),
@@ -346,6 +351,7 @@ impl Conn {
             self.input.drain(..used);
         }
         if let Some(Request { head, .. }) = &request {
+            self.fresh = false;
             self.phase = Phase::Pending {
                 head_only: head.method == Method::Head,
                 http10: head.version.is_http10(),

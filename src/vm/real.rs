@@ -81,7 +81,7 @@ impl World for Cx {
         match self.db(vms::reserve(&self.db, reservation)).await {
             Ok(reserved) => {
                 if let Reserved::New(row) = &reserved {
-                    self.bus.publish_row(row);
+                    self.bus.publish_row(row, self.now());
                 }
                 Ok(reserved)
             }

@@ -33,8 +33,8 @@ impl Bus {
     }
 
     /// Tells of a VM that is only a row yet.
-    pub fn publish_row(&self, row: &VmRow) {
-        self.tell(&row.user_id, &vm::to_json(row, None, Instant::now()));
+    pub fn publish_row(&self, row: &VmRow, now: Instant) {
+        self.tell(&row.user_id, &vm::to_json(row, None, now));
     }
 
     /// Tells that a start was taken back.
@@ -63,8 +63,8 @@ impl Bus {
         }
     }
 
-    /// Adds a listener; the oldest leave when one user has more than `most`.
-    fn subscribe(&self, user: &str, session: TokenHash, feed: Feed, most: usize) {
+    /// Adds a listener, unless one user has `most` already.
+    fn subscribe(&self, user: &str, session: TokenHash, feed: Feed, most: usize) -> Result<(), Problem> {
         let mut bus = self.0.borrow_mut();
         // Who left is dropped here, so the table is as large as who listens, and no timer is needed.
         bus.retain(|_, subscribers| {
@@ -72,10 +72,11 @@ impl Bus {
             !subscribers.is_empty()
         });
         let subscribers = bus.entry(user.to_owned()).or_default();
-        while subscribers.len() >= most.max(1) {
-            subscribers.remove(0).feed.end();
+        if subscribers.len() >= most {
+            return Err(Problem::too_many(30));
         }
         subscribers.push(Subscriber { session, feed });
+        Ok(())
     }
 }
 
@@ -90,7 +91,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let feed = Feed::new(cx.notify());
     feed.tell(line(&vm.unwrap_or(Value::Null)));
     let most = cx.config.limits.event_streams_per_user;
-    cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most);
+    cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most)?;
     let mut response = Response::empty(200)
         .with("content-type", "text/event-stream")
         .with("cache-control", "no-store")

@@ -41,7 +41,7 @@ pub async fn readyz(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
     Err(Problem::unavailable("not_ready", reasons.join("; "), 2))
 }
 
-/// `GET /version`.
+/// `GET /version`: what this is, and whether the caller is signed in; 200 for strangers too, so that the start page can ask.
 pub async fn version(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let signup = match cx.config.signup {
         Signup::Open => "open",
@@ -49,8 +49,21 @@ pub async fn version(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         Signup::Closed => "closed",
     };
     let tls = req.secure || !matches!(cx.config.tls, Tls::Off);
-    let body = json!({ "name": "vmshare", "version": env!("CARGO_PKG_VERSION"), "signup": signup, "tls": tls });
-    Ok(Response::json(200, &body))
+    let signed_in = match session::authenticate(&cx, &req).await {
+        Ok(caller) => caller.is_some(),
+        // Whether the token is good cannot be told now: whoever wants to know asks /auth/me.
+        Err(problem) => problem.status == 503,
+    };
+    Ok(Response::json(
+        200,
+        &json!({
+            "name": "vmshare",
+            "version": env!("CARGO_PKG_VERSION"),
+            "signup": signup,
+            "tls": tls,
+            "signed_in": signed_in,
+        }),
+    ))
 }
 
 /// `GET /metrics`.

@@ -128,16 +128,21 @@ async function loadHistory() {
   $("history-list").replaceChildren(...past.map(pastLine));
 }
 
+/** What server this is, and whether it knows us: asked first, so that a stranger causes no 401. */
 async function about() {
-  const version = await call("GET", "/version").catch(() => null);
-  if (!version) return;
+  const version = await call("GET", "/version");
   $("version").textContent = `${version.name} ${version.version}`;
   setSignup(version.signup);
+  return version;
 }
+
+const ended = () => leave(document.documentElement.dataset.session === "in" ? "Your session has ended. Log in again to go on." : "");
 
 async function begin() {
   try {
-    await enter(await call("GET", "/auth/me"));
+    const { signed_in: known } = await about();
+    if (known) await enter(await call("GET", "/auth/me"));
+    else ended();
   } catch (problem) {
     if (problem.status === 401) return;
     notice($("banner"), `${problem.message} Trying again…`, "warn");
@@ -145,7 +150,7 @@ async function begin() {
   }
 }
 
-onSignedOut(() => leave(document.documentElement.dataset.session === "in" ? "Your session has ended. Log in again to go on." : ""));
+onSignedOut(ended);
 const invited = setUpAuth(async () => {
   // The answer to a log-in names the user only; limits and a running machine come with /auth/me.
   await begin();
@@ -159,5 +164,4 @@ $("launcher").addEventListener("submit", (event) => {
   launch();
 });
 addEventListener("pageshow", (event) => event.persisted && begin());
-about().then(() => invited && document.documentElement.dataset.session === "out" && openAuth("signup"));
-begin();
+begin().then(() => invited && document.documentElement.dataset.session === "out" && openAuth("signup"));

@@ -1,0 +1,188 @@
+// The main job in a real browser: sign up, click once, see the machine, use it, stop it.
+
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { bars, browse, call, output, pixel, Server, signUp, until } from "./server.mjs";
+
+let server;
+before(async () => (server = await Server.start("stop_vms_on_exit = true")));
+after(async () => {
+  const { code, left } = await server.close();
+  assert.equal(code, 0, server.log);
+  assert.deepEqual(left, [], "run folders are left");
+});
+
+const shot = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
+
+test("a new user signs up, starts, and sees the guest's picture react to keys and mouse", async () => {
+  const { page, troubles, close } = await browse();
+  await page.goto(server.url);
+  await shot(page, "journey-1-signed-out");
+  await signUp(page, server.url, "alice");
+  await shot(page, "journey-2-signed-in");
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\/\?path=ws/);
+  await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  const { body } = await call(page, "GET", "/vms");
+  const [vm] = body.vms;
+  assert.equal(vm.state, "running");
+  const serial = await server.serial(vm.vmid);
+  await bars(page);
+  await shot(page, "journey-3-desktop");
+
+  const field = () =>
+    page.evaluate(() => {
+      const canvas = document.querySelector("#screen canvas");
+      const { data } = canvas.getContext("2d").getImageData(60, 300, canvas.width - 120, 60);
+      let dark = 0;
+      for (let i = 0; i < data.length; i += 4) dark += data[i] < 60;
+      return dark;
+    });
+  assert.equal(await field(), 0, "nothing is typed yet");
+  await page.keyboard.type("hello vm", { delay: 60 });
+  // h e l l o space v m, as evdev numbers them.
+  const codes = [35, 18, 38, 38, 24, 57, 47, 50];
+  const keys = () => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
+  await until("the guest has the keys", () => keys().length >= codes.length && keys());
+  assert.deepEqual(keys(), codes);
+  await until("the guest has drawn them", async () => (await field()) > 500);
+
+  const canvas = page.locator("#screen canvas");
+  const box = await canvas.boundingBox();
+  const size = await canvas.evaluate((c) => [c.width, c.height]);
+  const [x, y] = [box.x + box.width * 0.7, box.y + box.height * 0.6];
+  await page.mouse.move(x - 40, y - 40);
+  await page.mouse.move(x, y);
+  await page.mouse.down();
+  const press = await until("the guest has the button", () => serial.text.match(/fbdemo button 0 1 at (\d+) (\d+)/));
+  await until("the guest's pointer is red while the button is down", async () => {
+    const [r, g] = await pixel(page, Number(press[1]) + 3, Number(press[2]) + 6);
+    return r > 200 && g < 100;
+  });
+  await shot(page, "journey-4-typed-and-clicked");
+  await page.mouse.up();
+  await until("the guest has the release", () => /fbdemo button 0 0 at/.test(serial.text));
+  assert.ok(Math.abs(Number(press[1]) - size[0] * 0.7) <= 8, `x ${press[1]} of ${size[0]}`);
+  assert.ok(Math.abs(Number(press[2]) - size[1] * 0.6) <= 8, `y ${press[2]} of ${size[1]}`);
+  serial.close();
+
+  await page.goto(server.url);
+  await page.locator("#vm-open").waitFor();
+  await shot(page, "journey-5-running");
+  await page.locator("#vm-stop").click();
+  await shot(page, "journey-6-asks-once");
+  await page.locator('#stop button[value="stop"]').click();
+  await page.locator("#start").waitFor();
+  await until("past sessions list it", async () => (await page.locator("#history-list li").count()) === 1);
+  await shot(page, "journey-7-stopped");
+  const stopped = (await call(page, "GET", `/vms/${vm.vmid}`)).body;
+  assert.deepEqual([stopped.state, stopped.exit], ["stopped", "stopped by user"]);
+  assert.deepEqual(troubles, []);
+  await close();
+});
+
+test("a reload during a start joins it: one machine, and it runs", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "reloader");
+  await page.evaluate(() => void fetch("/run-iso", { method: "POST" }));
+  await page.reload();
+  await page.waitForFunction(async () => (await (await fetch("/vms")).json()).vms[0]?.state === "running");
+  const { body } = await call(page, "GET", "/vms");
+  assert.equal(body.vms.length, 1, JSON.stringify(body));
+  await call(page, "POST", `/vms/${body.vms[0].vmid}/stop`, { force: true });
+  await close();
+});
+
+test("typed text, key chords, clipboard panel, scaling and full screen work on a real guest", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "typist");
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\//);
+  await bars(page);
+  const vm = (await call(page, "GET", "/vms")).body.vms[0];
+  const serial = await server.serial(vm.vmid);
+  const showBar = async () => {
+    if ((await page.locator("#bar").getAttribute("data-away")) === "true") await page.locator("#handle").click();
+  };
+  await showBar();
+  await page.locator("#text-open").click();
+  await page.locator("#outgoing").fill("Hi, you!");
+  await page.locator("#type").click();
+  const keys = () => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
+  // Shift+h i , space y o u Shift+1
+  const wanted = [42, 35, 23, 51, 57, 21, 24, 22, 42, 2];
+  await until(`the guest has ${wanted}`, () => keys().length >= wanted.length && keys());
+  assert.deepEqual(keys(), wanted);
+  await page.locator("#paste").click();
+  await shot(page, "tools-1-text");
+  await showBar();
+  await page.locator("#keys-open").click();
+  await shot(page, "tools-2-keys");
+  await showBar();
+  await page.locator("#fit").click();
+  assert.equal(await page.locator("#fit").getAttribute("aria-pressed"), "false");
+  await page.locator("#full").click();
+  await page.waitForFunction(() => document.fullscreenElement);
+  await showBar();
+  await page.locator("#keys-open").click();
+  await page.locator("#chords button", { hasText: "Ctrl" }).first().click();
+  await until("Ctrl-Alt-Del restarts the guest", () => /tiny: up/.test(serial.text.slice(serial.text.lastIndexOf("key 111"))), 60);
+  serial.close();
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await page.waitForFunction(() => document.documentElement.dataset.state === "ended");
+  await until("the page says that it stopped", async () => /stopped/i.test(await page.locator("#veil").innerText()));
+  await shot(page, "tools-3-ended");
+  await close();
+});
+
+test("another user's screen is refused in words", async () => {
+  const owner = await browse();
+  await signUp(owner.page, server.url, "owner");
+  await owner.page.locator("#start").click();
+  await owner.page.waitForURL(/\/novnc\//);
+  const address = owner.page.url();
+  const stranger = await browse();
+  await signUp(stranger.page, server.url, "stranger");
+  await stranger.page.goto(address);
+  await until("the stranger is told", async () => (await stranger.page.locator("#veil-title").innerText()) !== "Connecting to your desktop");
+  await shot(stranger.page, "stranger");
+  assert.equal(await stranger.page.locator("#screen canvas").evaluateAll((list) => list.filter((c) => c.width > 1 && c.height > 1).length), 0);
+  const [vm] = (await call(owner.page, "GET", "/vms")).body.vms;
+  assert.equal((await call(stranger.page, "GET", `/vms/${vm.vmid}`)).status, 404);
+  await call(owner.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await Promise.all([owner.close(), stranger.close()]);
+});
+
+test("errors of the forms stand beside their fields", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "taken");
+  await page.locator("#log-out").click();
+  await page.locator('[data-auth="signup"]').first().click();
+  await page.locator("#signup-email").fill("taken@example.org");
+  await page.locator("#signup-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await until("the taken address is told", async () => /already/.test(await page.locator("#signup-email-error").innerText()));
+  await page.locator("#signup-password").fill("short");
+  await page.keyboard.press("Enter");
+  await until("the weak password is told", async () => /8/.test(await page.locator("#signup-password-error").innerText()));
+  await page.locator("#tab-login").click();
+  await page.locator("#login-email").fill("taken@example.org");
+  await page.locator("#login-password").fill("wrong password");
+  await page.keyboard.press("Enter");
+  const told = await until("the wrong password is told", async () => {
+    const texts = await page.locator("#form-login .error").allInnerTexts();
+    return texts.find((text) => text.trim());
+  });
+  assert.match(told, /not right|wrong/i);
+  await shot(page, "form-errors");
+  await close();
+});
+
+test("nothing but what the pages need is in them: the policy is kept", () => {
+  const pages = ["home.html", "desktop.html", "404.html"].map((name) => fs.readFileSync(`static/${name}`, "utf8"));
+  for (const page of pages) {
+    assert.doesNotMatch(page, /<script(?![^>]*\bsrc=)[^>]*>|\son\w+=|\sstyle=/, "inline script, handler or style");
+  }
+});

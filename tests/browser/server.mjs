@@ -1,0 +1,173 @@
+// The real thing for a browser: the server's binary with its own PostgreSQL, QEMU and self-signed certificate in a temporary folder, and
+// Debian's Chromium. What is started here is ended here.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import fs from "node:fs";
+import net from "node:net";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+const binary = process.env.VMSHARE_TEST_BIN ?? path.join(root, "target/release/vmshare");
+const iso = process.env.VMSHARE_TEST_ISO ?? path.join(root, "target/test-images/tiny.iso");
+/** Where screenshots are kept. */
+export const output = path.join(root, "tests/output");
+fs.mkdirSync(output, { recursive: true });
+
+// The server refuses names of its own that are no settings; what else is set is the machine's.
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("VMSHARE_")));
+
+/** Calls `look` until it gives something, or says after `seconds` what it saw last. */
+export async function until(what, look, seconds = 60) {
+  const end = Date.now() + seconds * 1000;
+  let seen;
+  while (Date.now() < end) {
+    seen = await look();
+    if (seen) return seen;
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  throw new Error(`waited ${seconds} s until ${what}; saw ${JSON.stringify(seen)}`);
+}
+
+export class Server {
+  static async start(settings = "") {
+    const server = new Server();
+    server.folder = fs.mkdtempSync("/tmp/vmsw");
+    fs.chmodSync(server.folder, 0o711);
+    server.base = path.join(server.folder, "b");
+    server.settings = settings;
+    server.port = 0;
+    await server.run();
+    return server;
+  }
+
+  async run() {
+    const config = path.join(this.folder, "vmshare.toml");
+    fs.writeFileSync(
+      config,
+      `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
+[limits]\nport_cooldown_seconds = 0
+[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n`,
+    );
+    this.log = "";
+    this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });
+    this.process.stderr.setEncoding("utf8");
+    this.process.stderr.on("data", (text) => (this.log += text));
+    const ended = once(this.process, "exit");
+    this.exit = ended.then(([code, signal]) => code ?? signal);
+    const address = await until(`the server listens\n${this.log}`, () => this.log.match(/listening on https:\/\/127\.0\.0\.1:(\d+)/));
+    this.port = Number(address[1]);
+    this.url = `https://127.0.0.1:${this.port}`;
+    await until("the server is ready", () => /database ready/.test(this.log) && /accelerator/.test(this.log) && this.log);
+  }
+
+  /** Ends the process and gives its exit code. */
+  async end() {
+    this.process.kill("SIGTERM");
+    return this.exit;
+  }
+
+  /** Ends everything and says what is left over. */
+  async close() {
+    const code = await this.end();
+    const left = fs.existsSync(path.join(this.base, "runs")) ? fs.readdirSync(path.join(this.base, "runs")) : [];
+    fs.rmSync(this.folder, { recursive: true, force: true });
+    return { code, left };
+  }
+
+  /** The lines of a VM's serial console from now on. */
+  async serial(vmid) {
+    const socket = net.connect(path.join(this.base, "runs", vmid, "serial.sock"));
+    await once(socket, "connect");
+    const console = { text: "", close: () => socket.destroy() };
+    socket.setEncoding("utf8");
+    socket.on("data", (text) => (console.text += text));
+    return console;
+  }
+}
+
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/** A browser with a new profile; every console error and page error is kept in `troubles`. */
+export async function browse(options = {}) {
+  const folder = fs.mkdtempSync("/tmp/vmsp");
+  const context = await chromium.launchPersistentContext(folder, {
+    executablePath: "/usr/bin/chromium",
+    headless: true,
+    ignoreHTTPSErrors: true,
+    viewport: { width: 1280, height: 800 },
+    args: FLAGS,
+    ...options,
+  });
+  context.setDefaultTimeout(30_000);
+  const troubles = [];
+  const watch = (page) => {
+    page.on("pageerror", (error) => troubles.push(`page error: ${error.message}`));
+    page.on("console", (message) => message.type() === "error" && troubles.push(`console: ${message.text()}`));
+  };
+  context.pages().forEach(watch);
+  context.on("page", watch);
+  const page = context.pages()[0] ?? (await context.newPage());
+  return {
+    context,
+    page,
+    troubles,
+    close: async () => {
+      await context.close();
+      fs.rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Signs up through the dialog. */
+export async function signUp(page, url, name) {
+  await page.goto(url);
+  await page.locator('[data-auth="signup"]').click();
+  await page.locator("#signup-email").fill(`${name}@example.org`);
+  await page.locator("#signup-password").fill("correct horse");
+  await page.locator("#form-signup button").click();
+  await page.locator("#start").waitFor();
+}
+
+/** Calls the API as the page's user. */
+export const call = (page, method, address, body) =>
+  page.evaluate(
+    async ([method, address, body]) => {
+      const answer = await fetch(address, { method, body: body && JSON.stringify(body) });
+      return { status: answer.status, body: await answer.json().catch(() => null) };
+    },
+    [method, address, body],
+  );
+
+/** The colour of the guest's picture at a place, as [r, g, b]. */
+export const pixel = (page, x, y) =>
+  page.evaluate(
+    ([x, y]) => {
+      const canvas = document.querySelector("#screen canvas");
+      return canvas ? [...canvas.getContext("2d").getImageData(x, y, 1, 1).data.slice(0, 3)] : null;
+    },
+    [x, y],
+  );
+
+/** Waits until the demo's colour bars are on the canvas. */
+export const bars = (page) =>
+  until(
+    "the guest's colour bars are shown",
+    async () => {
+      const seen = [];
+      for (let i = 0; i < 8; i++) seen.push(String(await pixel(page, 90 + i * 60, 250)));
+      const wanted = ["255,255,255", "255,255,0", "0,255,255", "0,255,0", "255,0,255", "255,0,0", "0,0,255", "0,0,0"];
+      return seen.join(" ") === wanted.join(" ");
+    },
+    90,
+  );
