@@ -58,7 +58,7 @@ test("a new user signs up, starts, and sees the guest's picture react to keys an
   await page.mouse.down();
   const press = await until("the guest has the button", () => serial.text.match(/fbdemo button 0 1 at (\d+) (\d+)/));
   await until("the guest's pointer is red while the button is down", async () => {
-    const [r, g] = await pixel(page, Number(press[1]) + 3, Number(press[2]) + 6);
+    const [r, g] = await pixel(page, Number(press[1]) + 2, Number(press[2]) + 10);
     return r > 200 && g < 100;
   });
   await shot(page, "journey-4-typed-and-clicked");

@@ -1,13 +1,14 @@
 // The real thing for a browser: the server's binary with its own PostgreSQL, QEMU and self-signed certificate in a temporary folder, and
 // Debian's Chromium. What is started here is ended here.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs";
+import { createRequire } from "node:module";
 import net from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { chromium, request } from "playwright-core";
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 const binary = process.env.VMSHARE_TEST_BIN ?? path.join(root, "target/release/vmshare");
@@ -61,6 +62,17 @@ export class Server {
     this.port = Number(address[1]);
     this.url = `https://127.0.0.1:${this.port}`;
     await until("the server is ready", () => /database ready/.test(this.log) && /accelerator/.test(this.log) && this.log);
+  }
+
+  /** Runs one statement in the server's own database. */
+  sql(statement) {
+    const where = ["-h", path.join(this.base, "postgres/run"), "-U", "vmshare", "-d", "vmshare"];
+    return execFileSync("psql", [...where, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement], { encoding: "utf8" }).trim();
+  }
+
+  /** Whether the process runs. */
+  get runs() {
+    return this.process.exitCode === null && this.process.signalCode === null;
   }
 
   /** Ends the process and gives its exit code. */
@@ -148,6 +160,36 @@ export const call = (page, method, address, body) =>
     },
     [method, address, body],
   );
+
+/** A program with the page's user's token and no browser: an API context. */
+export async function program(page) {
+  const cookie = (await page.context().cookies()).find(({ name }) => name.endsWith("vmshare_session"));
+  const extraHTTPHeaders = { Authorization: `Bearer ${cookie.value}` };
+  return request.newContext({ baseURL: new URL(page.url()).origin, ignoreHTTPSErrors: true, extraHTTPHeaders });
+}
+
+/** The caller's machines, newest first. */
+export const machines = async (page) => (await call(page, "GET", "/vms")).body.vms;
+
+/** Clicks the one button and waits until the guest's screen is shown; gives the machine. */
+export async function startDesktop(page) {
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\/\?path=ws/);
+  await bars(page);
+  return (await machines(page)).find((vm) => vm.state === "running");
+}
+
+/** The numbers of the keys the guest has seen. */
+export const keysOf = (serial) => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
+
+const AXE = fs.readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** What axe finds wrong on the page as it is now, one line each. */
+export async function axe(page) {
+  await page.evaluate(`window.axe ?? (() => { ${AXE} })()`);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.target.join(" ")).join(", ")}`);
+}
 
 /** The colour of the guest's picture at a place, as [r, g, b]. */
 export const pixel = (page, x, y) =>

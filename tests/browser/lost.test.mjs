@@ -1,0 +1,168 @@
+// What ends or breaks under an open page: the server, the machine, the session. The page says so in words and goes on by itself where it can.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { bars, browse, call, keysOf, machines, output, program, Server, signUp, startDesktop, until } from "./server.mjs";
+
+const LIVE_ON = "stop_vms_on_exit = false";
+const END_ALL = "stop_vms_on_exit = true";
+
+let server;
+before(async () => (server = await Server.start(END_ALL)));
+after(async () => {
+  // A test that failed half-way may have left the server down and its machines up.
+  if (!server.runs) await server.run();
+  const { code, left } = await server.close();
+  assert.equal(code, 0, server.log);
+  assert.deepEqual(left, [], "run folders are left");
+});
+
+const shot = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
+const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
+
+/** Waits for the words over the screen. */
+const told = (page, words) =>
+  until(`the page says ${words}`, async () => {
+    const text = await page.locator("#veil").innerText();
+    return words.test(text) && text;
+  });
+
+test("a stop from elsewhere is told on the desktop page with its reason", async () => {
+  const { page, troubles, close } = await browse();
+  await signUp(page, server.url, "elsewhere");
+  const vm = await startDesktop(page);
+  const api = await program(page);
+  const answer = await api.post(`/vms/${vm.vmid}/stop`, { data: { force: true } });
+  assert.equal(answer.status(), 200, await answer.text());
+  await api.dispose();
+  await state(page, "ended");
+  const text = await told(page, /Your desktop has stopped/);
+  assert.match(text, /You stopped it\./);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "veil-home");
+  await shot(page, "lost-1-stopped-elsewhere");
+  await page.keyboard.press("Enter");
+  await page.locator("#start").waitFor();
+  assert.deepEqual(troubles, []);
+  await close();
+});
+
+test("a log-out in another tab takes the open desktop away and says why", async () => {
+  const { context, page, troubles, close } = await browse();
+  await signUp(page, server.url, "leaver");
+  const vm = await startDesktop(page);
+  const other = await context.newPage();
+  await other.goto(server.url);
+  await other.locator("#vm-open").waitFor();
+  const third = await context.newPage();
+  await third.goto(server.url);
+  await third.locator("#vm-open").waitFor();
+  await other.locator("#log-out").click();
+  await other.locator('[data-auth="signup"]').first().waitFor();
+  await state(page, "ended");
+  await told(page, /You are no longer allowed here/);
+  await shot(page, "lost-2-logged-out");
+  await third.locator('[data-auth="login"]').first().waitFor();
+  await until("the third tab says that the session is over", async () => /session has ended/.test(await third.locator("#auth-message").innerText()));
+  await shot(third, "lost-3-logged-out-home");
+  // The machine itself goes on: it is found again after a log-in.
+  await third.locator("#login-email").fill("leaver@example.org");
+  await third.locator("#login-password").fill("correct horse");
+  await third.keyboard.press("Enter");
+  await third.locator("#vm-open").waitFor();
+  assert.equal((await call(third, "POST", `/vms/${vm.vmid}/stop`, { force: true })).status, 200);
+  assert.deepEqual(troubles, []);
+  await close();
+});
+
+test("a session that ended in the middle of work shows the log-in with its reason, and work goes on after it", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "expired");
+  const id = server.sql("select id from users where login = 'expired'");
+  assert.match(id, /^[0-9a-f]{12}$/);
+  server.sql(`delete from sessions where user_id = '${id}'`);
+  // The server may believe the session for a moment longer.
+  await until("the server no longer knows the session", async () => (await call(page, "GET", "/auth/me")).status === 401);
+  await page.locator("#start").click();
+  await until("the dialog says why", async () => /session has ended/.test(await page.locator("#auth-message").innerText()));
+  assert.equal(await page.evaluate(() => document.documentElement.dataset.session), "out");
+  await shot(page, "lost-4-expired");
+  await page.locator("#login-email").fill("expired@example.org");
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#start").waitFor();
+  assert.deepEqual(await machines(page), [], "the refused start left nothing");
+  await close();
+});
+
+test("a server that restarts under an open desktop is told, keeps the last frame, and is joined again", async () => {
+  await server.end();
+  server.settings = LIVE_ON;
+  await server.run();
+  const { context, page, close } = await browse();
+  const faults = [];
+  context.on("weberror", (error) => faults.push(error.error().message));
+  await signUp(page, server.url, "survivor");
+  const vm = await startDesktop(page);
+  const home = await context.newPage();
+  await home.goto(server.url);
+  await home.locator("#vm-open").waitFor();
+
+  assert.equal(await server.end(), 0, server.log);
+  await state(page, "disconnected");
+  await told(page, /Connection lost[\s\S]*goes on without you/);
+  const frozen = page.locator("#frozen");
+  assert.ok(await frozen.isVisible(), "the last frame is shown");
+  assert.ok(Number(await frozen.evaluate((canvas) => getComputedStyle(canvas).opacity)) < 1, "the last frame is dimmed");
+  const green = await frozen.evaluate((canvas) => [...canvas.getContext("2d").getImageData(270, 250, 1, 1).data.slice(0, 3)]);
+  assert.deepEqual(green, [0, 255, 0], "the last frame is the guest's");
+  await shot(page, "lost-5-server-away");
+  await until("the home page says so too", async () => /Connection lost/.test(await home.locator("#banner").innerText()));
+  await shot(home, "lost-6-server-away-home");
+
+  server.settings = END_ALL;
+  await server.run();
+  await state(page, "connected");
+  await bars(page);
+  assert.ok(!(await frozen.isVisible()), "the last frame gives way");
+  await home.locator("#banner").waitFor({ state: "hidden" });
+  const [now] = await machines(home);
+  assert.deepEqual([now.vmid, now.state], [vm.vmid, "running"], "the session is valid and the machine is the same");
+  const serial = await server.serial(vm.vmid);
+  await page.bringToFront();
+  await page.keyboard.type("on");
+  await until("the guest hears the keyboard again", () => keysOf(serial).length >= 2);
+  assert.deepEqual(keysOf(serial), [24, 49]);
+  serial.close();
+  assert.equal((await call(home, "POST", `/vms/${vm.vmid}/stop`, { force: true })).status, 200);
+  await state(page, "ended");
+  assert.deepEqual(faults, []);
+  await close();
+});
+
+test("two users side by side have a machine each, and neither is led into the other's", async () => {
+  const [one, two] = [await browse(), await browse()];
+  await signUp(one.page, server.url, "left");
+  await signUp(two.page, server.url, "right");
+  const [left, right] = await Promise.all([startDesktop(one.page), startDesktop(two.page)]);
+  assert.notEqual(left.vmid, right.vmid);
+  assert.notEqual(left.http_port, right.http_port);
+  const [heardLeft, heardRight] = [await server.serial(left.vmid), await server.serial(right.vmid)];
+  await one.page.keyboard.type("a");
+  await two.page.keyboard.type("b");
+  await until("both guests heard their own key", () => keysOf(heardLeft).length && keysOf(heardRight).length);
+  assert.deepEqual([keysOf(heardLeft), keysOf(heardRight)], [[30], [48]]);
+  heardLeft.close();
+  heardRight.close();
+
+  await two.page.goto(`${server.url}/novnc/?path=ws/${left.http_port}`);
+  await state(two.page, "ended");
+  await told(two.page, /There is no desktop here/);
+  await shot(two.page, "lost-7-not-yours");
+  assert.deepEqual((await machines(two.page)).map((vm) => vm.vmid), [right.vmid], "only their own is listed");
+  assert.equal((await call(two.page, "POST", `/vms/${left.vmid}/stop`, { force: true })).status, 404);
+  await call(one.page, "POST", `/vms/${left.vmid}/stop`, { force: true });
+  await call(two.page, "POST", `/vms/${right.vmid}/stop`, { force: true });
+  assert.deepEqual(one.troubles, []);
+  await Promise.all([one.close(), two.close()]);
+});

@@ -1,0 +1,196 @@
+// Every page in every state, in both themes, on a wide screen and on a phone: axe finds nothing, nothing overflows, the console is
+// silent (a breach of the Content-Security-Policy is an error there), and a keyboard is enough.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { axe, bars, browse, call, keysOf, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
+
+const WIDE = { width: 1280, height: 800 };
+const PHONE = { width: 360, height: 740 };
+
+let server;
+before(async () => (server = await Server.start("stop_vms_on_exit = true")));
+after(async () => {
+  const { code, left } = await server.close();
+  assert.equal(code, 0, server.log);
+  assert.deepEqual(left, [], "run folders are left");
+});
+
+/** Looks at the page as it is now, four times: light and dark, wide and narrow. */
+async function inspect(page, name, seen) {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    for (const size of [WIDE, PHONE]) {
+      await page.setViewportSize(size);
+      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
+      const where = `${name}-${colorScheme}-${size.width}`;
+      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
+      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+  await page.setViewportSize(WIDE);
+}
+
+test("the home page is accessible, fits and is silent in all its states", async () => {
+  const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await page.goto(server.url);
+  await until("the server's name is shown", async () => /\d/.test(await page.locator("#version").innerText()));
+  await inspect(page, "out", seen);
+  await page.locator('[data-auth="login"]').click();
+  await inspect(page, "log-in", seen);
+  await page.locator("#tab-signup").click();
+  await page.locator("#signup-email").fill("nobody");
+  await page.keyboard.press("Enter");
+  await inspect(page, "sign-up-error", seen);
+  await page.keyboard.press("Escape");
+  await signUp(page, server.url, "looker");
+  await inspect(page, "idle", seen);
+  await page.locator("#advanced summary").click();
+  await inspect(page, "advanced", seen);
+  await page.locator("#account-open").click();
+  await inspect(page, "account", seen);
+  await page.keyboard.press("Escape");
+
+  // The start is held in the browser, so that the page stays in this state while it is looked at.
+  let release;
+  const held = new Promise((done) => (release = done));
+  await page.route("**/run-iso", async (route) => (await held, route.continue()));
+  await page.locator("#start").click();
+  await page.locator("#starting-title").waitFor();
+  await inspect(page, "starting", seen);
+  release();
+  await page.waitForURL(/\/novnc\//);
+  await page.goto(server.url);
+  await page.locator("#vm-open").waitFor();
+  await inspect(page, "running", seen);
+  await page.locator("#vm-stop").click();
+  await inspect(page, "stop", seen);
+  await page.keyboard.press("Escape");
+  const [vm] = await machines(page);
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await page.locator("#history-list li").waitFor();
+  await inspect(page, "ended", seen);
+  assert.deepEqual(seen, []);
+  assert.deepEqual(troubles, []);
+  await close();
+});
+
+test("the desktop page is accessible, fits and is silent in all its states", async () => {
+  const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await signUp(page, server.url, "viewer");
+  const vm = await startDesktop(page);
+  const bar = async () => (await page.locator("#bar").getAttribute("data-away")) === "true" && page.locator("#handle").click();
+  await inspect(page, "desktop", seen);
+  await bar();
+  await page.locator("#keys-open").click();
+  await inspect(page, "desktop-keys", seen);
+  await page.locator("#text-open").click();
+  await inspect(page, "desktop-text", seen);
+  await page.keyboard.press("Escape");
+  await bar();
+  await page.locator("#stop-open").click();
+  await page.locator("#stop").waitFor();
+  await inspect(page, "desktop-stop", seen);
+  await page.keyboard.press("Escape");
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await page.waitForFunction(() => document.documentElement.dataset.state === "ended");
+  await inspect(page, "desktop-ended", seen);
+  await page.goto(`${server.url}/novnc/`);
+  await until("an address without a machine is told", async () => /not complete/.test(await page.locator("#veil").innerText()));
+  await inspect(page, "desktop-address", seen);
+  assert.deepEqual(seen, []);
+  assert.deepEqual(troubles, []);
+  await close();
+});
+
+test("the page for a wrong address is accessible and fits", async () => {
+  const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  const answer = await page.goto(`${server.url}/no/such/page`);
+  assert.equal(answer.status(), 404);
+  await inspect(page, "404", seen);
+  assert.deepEqual(seen, []);
+  // The browser itself tells of the 404.
+  assert.deepEqual(troubles.filter((line) => !/status of 404/.test(line)), []);
+  await close();
+});
+
+test("the theme that was chosen stays, and stays over the system's", async () => {
+  const { page, close } = await browse();
+  const theme = () => page.evaluate(() => document.documentElement.dataset.theme);
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.goto(server.url);
+  assert.equal(await theme(), "light");
+  await page.locator("[data-theme-toggle]").click();
+  assert.equal(await theme(), "dark");
+  await page.reload();
+  assert.equal(await theme(), "dark");
+  await close();
+});
+
+test("a keyboard is enough to sign up, start, use and stop a desktop", async () => {
+  const { page, troubles, close } = await browse();
+  const focused = () => page.evaluate(() => document.activeElement?.id || document.activeElement?.dataset.auth || document.activeElement?.tagName);
+  /** Tabs until `wanted` has the focus. */
+  const tabTo = async (wanted) => {
+    const passed = [];
+    for (let steps = 0; steps < 25; steps++) {
+      if ((await focused()) === wanted) return;
+      await page.keyboard.press("Tab");
+      passed.push(await focused());
+    }
+    assert.fail(`Tab does not reach ${wanted}: ${passed.join(" ")}`);
+  };
+  await page.goto(server.url);
+  await until("the server's name is shown", async () => /\d/.test(await page.locator("#version").innerText()));
+  await tabTo("signup");
+  await page.keyboard.press("Enter");
+  assert.equal(await focused(), "signup-email");
+  await page.keyboard.press("Escape");
+  assert.equal(await focused(), "signup", "the focus returns to where it was");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("Shift+Tab");
+  assert.equal(await focused(), "tab-signup");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await focused(), "tab-login");
+  await page.keyboard.press("ArrowRight");
+  await tabTo("signup-email");
+  await page.keyboard.type("keys@example.org");
+  await tabTo("signup-password");
+  await page.keyboard.type("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#start").waitFor();
+  await until("the focus goes on at the greeting", async () => (await focused()) === "greeting");
+  await tabTo("start");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/\/novnc\//);
+  await bars(page);
+  const [vm] = await machines(page);
+  const serial = await server.serial(vm.vmid);
+  await page.keyboard.press("Tab");
+  await until("the guest has the keys, Tab too, without a click", () => keysOf(serial).includes(15));
+  // Pressed and released together: the way back from a guest that takes every key.
+  for (const key of ["Control", "Alt", "Shift"]) await page.keyboard.down(key);
+  for (const key of ["Shift", "Alt", "Control"]) await page.keyboard.up(key);
+  await until("the tool bar has the focus", async () => (await focused()) === "home");
+  assert.equal(await page.locator("#bar").getAttribute("data-away"), "false");
+  serial.close();
+  await page.keyboard.press("Enter");
+  await page.locator("#vm-open").waitFor();
+  await tabTo("vm-stop");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.value), "keep", "the harmless answer has the focus");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await page.locator("#start").waitFor();
+  await until("the page says why it ended", async () => /You stopped it/.test(await page.locator("#ended").innerText()));
+  assert.notEqual(await focused(), "BODY", "the focus is not lost");
+  assert.deepEqual(troubles, []);
+  await close();
+});
