@@ -354,9 +354,15 @@ impl Serial {
     }
 
     pub fn wait_for(&mut self, wanted: &str) {
+        self.wait_for_while(wanted, || ());
+    }
+
+    /// As [`Serial::wait_for`]; `act` is done again and again meanwhile, for a guest that is not listening yet.
+    pub fn wait_for_while(&mut self, wanted: &str, mut act: impl FnMut()) {
         let deadline = Instant::now() + PATIENT;
         while !self.text.contains(wanted) {
             assert!(Instant::now() < deadline, "the guest never said {wanted:?}; it said {:?}", self.text);
+            act();
             let mut buffer = [0; 4096];
             if let Ok(count) = self.socket.read(&mut buffer) {
                 self.text.push_str(&String::from_utf8_lossy(&buffer[..count]));
