@@ -236,7 +236,7 @@ impl Relay {
     fn pump_up(&mut self, stream: &mut Stream, scratch: &mut Scratch, now: Instant) -> bool {
         let mut budget = QUANTUM;
         loop {
-            if !self.up.is_empty() && !self.write_waiting(stream, now) {
+            if !self.up.is_empty() && !self.write_waiting(now) {
                 return false;
             }
             if budget == 0 {
@@ -298,7 +298,7 @@ impl Relay {
     }
 
     /// Writes what QEMU's socket refused before; false while some of it is left.
-    fn write_waiting(&mut self, stream: &mut Stream, now: Instant) -> bool {
+    fn write_waiting(&mut self, now: Instant) -> bool {
         while self.back_writable && !self.up.is_empty() {
             match self.back.write(&self.up) {
                 Ok(count) => drop(self.up.drain(..count)),
