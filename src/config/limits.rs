@@ -26,12 +26,6 @@ settings! {
         idle_seconds: u64 = "75", 1..=86_400;
         /// How long a client may take nothing of what is sent to it.
         write_seconds: u64 = "60", 1..=3600;
-        /// What is kept of requests sent before the one at work is answered.
-        pipelined_bytes: usize = "65536", 1024..=16_777_216;
-        /// What a relay keeps for a browser that is slower than its screen, before it stops reading from QEMU.
-        relay_buffer_bytes: usize = "262144", 4096..=67_108_864;
-        /// What a relay may move before the other connections have their turn.
-        relay_quantum_bytes: usize = "262144", 4096..=67_108_864;
         /// The time in which the socket of a VM's screen must accept.
         relay_connect_seconds: u64 = "5", 1..=60;
         /// Sign-ups from one address in a minute; a class of 200 signs up behind one NAT.
