@@ -101,6 +101,8 @@ pub struct House {
     pub hypervisor: Hypervisor,
     /// Certificates, unless TLS is off.
     pub tls: Option<TlsSettings>,
+    /// The port that really listens: the settings may leave it to the system.
+    pub port: Cell<u16>,
     /// For the server, see [`Order`].
     pub orders: RefCell<Vec<Order>>,
     /// Set when the server was told to end: no launches, no keep-alive.

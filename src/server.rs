@@ -340,7 +340,7 @@ impl Server {
             gone: gone.clone(),
         });
         if redirects {
-            let response = web::proxy::to_tls(&self.cx.config, &request.head);
+            let response = web::proxy::to_tls(self.cx.port.get(), &request.head);
             self.answers.borrow_mut().push((id, response));
             return;
         }

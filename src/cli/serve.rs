@@ -76,6 +76,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         metrics: Metrics::default(),
         hypervisor: Hypervisor::default(),
         tls,
+        port: config.port.into(),
         orders: Vec::new().into(),
         stopping: false.into(),
         swept: false.into(),
@@ -83,13 +84,18 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
     });
     Hypervisor::begin(&house);
     adopt::begin(&house);
+    let cx = Rc::clone(&house);
     let mut server = Server::new(reactor, tasks, house, signals).map_err(|e| format!("the loop cannot start: {e}"))?;
     for (socket, address, redirects) in listeners {
         let scheme = if redirects || matches!(config.tls, Tls::Off) { "http" } else { "https" };
         let actual = socket.local_addr().unwrap_or(address);
+        if !redirects {
+            cx.port.set(actual.port());
+        }
         server.listen(socket, redirects).map_err(|e| format!("{address}: {e}"))?;
         log::info!("listening on {scheme}://{actual} after {} ms", started.elapsed().as_millis());
     }
+    drop(cx);
     let result = server.run().map_err(|e| format!("the loop failed: {e}"));
     drop(server);
     db_thread.stop();

@@ -297,8 +297,9 @@ impl Conn {
         if self.next_timeout().is_none_or(|at| at > now) {
             return true;
         }
-        match &self.phase {
+        match &mut self.phase {
             _ if self.stream.is_blocked() => false,
+            Phase::Relay(relay) => relay.on_timeout(&mut self.stream, now),
             Phase::Reading { since: Some(_), .. } => {
                 self.refuse(Problem::timeout("The request did not arrive in time. Send it again."), now);
                 true

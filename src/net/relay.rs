@@ -25,6 +25,8 @@ pub const HEADER_ROOM: usize = 10;
 const QUANTUM: usize = 256 * 1024;
 /// Output that may wait before answers to pings are left out (RFC 6455 5.5.3 allows that).
 const PONG_ROOM: usize = 16 * 1024;
+/// How long a screen whose socket ended waits for the word that its VM stopped, which comes by another way.
+const LOST_WAIT: Duration = Duration::from_secs(1);
 /// How long a close frame may wait for the peer's answer.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
 
@@ -120,6 +122,8 @@ pub struct Relay {
     decoder: Decoder,
     tracker: ClientTracker,
     ticket: Ticket,
+    /// QEMU's socket ended; until when the reason for it is awaited.
+    lost: Option<Instant>,
     /// Set once: why it ends, and until when the peer's close is awaited.
     ending: Option<(End, Instant)>,
     peer_closed: bool,
@@ -138,6 +142,7 @@ impl Relay {
             decoder,
             tracker,
             ticket,
+            lost: None,
             ending: None,
             peer_closed: false,
         }
@@ -150,8 +155,8 @@ impl Relay {
 
     /// Remembers an event on QEMU's side.
     pub fn set_back_ready(&mut self, readable: bool, writable: bool) {
-        self.back_readable |= readable;
-        self.back_writable |= writable;
+        self.back_readable |= readable && self.lost.is_none();
+        self.back_writable |= writable && self.lost.is_none();
     }
 
     /// Whose it is.
@@ -160,10 +165,19 @@ impl Relay {
         &self.ticket
     }
 
-    /// When the connection is to be given up although the peer did not answer the close.
+    /// When the reason for a lost screen, or the peer's answer to a close, is no longer waited for.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.ending.as_ref().map(|(_, until)| *until)
+        self.ending.as_ref().map(|(_, until)| *until).or(self.lost)
+    }
+
+    /// That time has come. False: the connection is to be given up.
+    pub fn on_timeout(&mut self, stream: &mut Stream, now: Instant) -> bool {
+        let waits_for_reason = self.ending.is_none() && self.lost.is_some();
+        if waits_for_reason {
+            self.close(stream, End::new(1011, "the screen's connection ended"), now);
+        }
+        waits_for_reason
     }
 
     /// Ends the relay: queues a close frame, once.
@@ -222,7 +236,7 @@ impl Relay {
     fn pump_up(&mut self, stream: &mut Stream, scratch: &mut Scratch, now: Instant) -> bool {
         let mut budget = QUANTUM;
         loop {
-            if !self.up.is_empty() && !self.write_waiting(stream, now) {
+            if !self.up.is_empty() && !self.write_waiting(now) {
                 return false;
             }
             if budget == 0 {
@@ -261,8 +275,11 @@ impl Relay {
                 Some(Frame::Data(payload)) => {
                     let seen = self.tracker.receive(payload).map_err(|e| End { code: 1008, reason: e.to_string() })?;
                     self.ticket.meter.add_up(payload.len(), (seen.inputs > 0).then_some(now));
-                    let rest = write_some(&mut self.back, &mut self.back_writable, &self.up, payload)?;
-                    self.up.extend_from_slice(rest);
+                    match write_some(&mut self.back, &mut self.back_writable, &self.up, payload) {
+                        _ if self.lost.is_some() => {}
+                        Ok(rest) => self.up.extend_from_slice(rest),
+                        Err(_) => self.lose(now),
+                    }
                 }
                 Some(Frame::Ping(payload)) => {
                     if stream.waiting() < PONG_ROOM {
@@ -281,14 +298,14 @@ impl Relay {
     }
 
     /// Writes what QEMU's socket refused before; false while some of it is left.
-    fn write_waiting(&mut self, stream: &mut Stream, now: Instant) -> bool {
+    fn write_waiting(&mut self, now: Instant) -> bool {
         while self.back_writable && !self.up.is_empty() {
             match self.back.write(&self.up) {
                 Ok(count) => drop(self.up.drain(..count)),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.back_writable = false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.close(stream, End::new(1011, "the screen's connection broke"), now);
+                    self.lose(now);
                     return false;
                 }
             }
@@ -300,6 +317,14 @@ impl Relay {
         self.up.is_empty()
     }
 
+    /// QEMU's socket is of no use any more. Mostly its VM stopped, and that word is on its way.
+    fn lose(&mut self, now: Instant) {
+        self.lost.get_or_insert(now + LOST_WAIT);
+        self.back_readable = false;
+        self.back_writable = false;
+        self.up = Vec::new();
+    }
+
     /// QEMU to browser. True when the quantum ended it.
     fn pump_down(&mut self, stream: &mut Stream, scratch: &mut Scratch, now: Instant) -> bool {
         let mut budget = QUANTUM;
@@ -307,7 +332,7 @@ impl Relay {
             let Some(room) = scratch.down.get_mut(HEADER_ROOM..HEADER_ROOM + READ_BYTES) else { return false };
             match self.back.read(room) {
                 Ok(0) => {
-                    self.close(stream, End::new(1011, "the screen's connection ended"), now);
+                    self.lose(now);
                     return false;
                 }
                 Ok(count) => {
@@ -324,7 +349,7 @@ impl Relay {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.back_readable = false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.close(stream, End::new(1011, "the screen's connection broke"), now);
+                    self.lose(now);
                     return false;
                 }
             }
@@ -347,14 +372,14 @@ fn write_some<'a>(
     writable: &mut bool,
     waiting: &[u8],
     payload: &'a [u8],
-) -> Result<&'a [u8], End> {
+) -> std::io::Result<&'a [u8]> {
     let mut rest = payload;
     while waiting.is_empty() && *writable && !rest.is_empty() {
         match back.write(rest) {
             Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             Err(e) if e.kind() == ErrorKind::WouldBlock => *writable = false,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Err(End::new(1011, "the screen's connection broke")),
+            Err(e) => return Err(e),
         }
     }
     Ok(rest)

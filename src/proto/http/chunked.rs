@@ -87,12 +87,15 @@ impl Chunked {
 }
 
 fn take_line<'a>(input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, RequestError> {
-    let Some(at) = memchr::memchr(b'\n', input) else {
-        return if input.len() > LINE + 1 { Err(RequestError::BadChunk) } else { Ok(None) };
-    };
+    // The length first: what a line is refused for must not depend on how much of it has come.
+    let at = memchr::memchr(b'\n', input);
+    if at.unwrap_or(input.len()) > LINE + 1 {
+        return Err(RequestError::BadChunk);
+    }
+    let Some(at) = at else { return Ok(None) };
     let (line, rest) = input.split_at_checked(at + 1).ok_or(RequestError::BadChunk)?;
     let line = line.strip_suffix(b"\r\n").ok_or(RequestError::BareLineFeed)?;
-    if line.len() > LINE || line.iter().any(|b| matches!(b, b'\r' | 0)) {
+    if line.iter().any(|b| matches!(b, b'\r' | 0)) {
         return Err(RequestError::BadChunk);
     }
     *input = rest;

@@ -142,12 +142,13 @@ pub struct Head {
 
 /// Finds the end of the head and reads it; `None` while it is not whole. Returns the head and its length.
 pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<(Head, usize)>, RequestError> {
-    let Some(len) = find_end(input) else {
-        return check_partial(input, limits).map(|()| None);
-    };
-    if len > limits.head_bytes {
+    check_first_line(input, limits)?;
+    let end = find_end(input);
+    // One byte more than the bound is enough to know, whether the end is in sight or not.
+    if end.unwrap_or(input.len()) > limits.head_bytes {
         return Err(RequestError::HeadTooLarge);
     }
+    let Some(len) = end else { return Ok(None) };
     let bytes = input.get(..len).unwrap_or_default();
     check_lines(bytes)?;
     let mut slots = vec![httparse::EMPTY_HEADER; limits.headers];
@@ -184,23 +185,18 @@ fn find_end(input: &[u8]) -> Option<usize> {
     memchr::memmem::find(input, b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// A head that is not whole yet may already be too long, or no HTTP at all.
-fn check_partial(input: &[u8], limits: &Limits) -> Result<(), RequestError> {
-    let line = memchr::memchr(b'\n', input);
-    if line.is_none() && input.len() > limits.target_bytes + 32 {
+/// What can be told before the head is whole, so that who speaks another protocol does not wait for the deadline; and told the same
+/// when it is, so that an error does not depend on how the bytes were cut.
+fn check_first_line(input: &[u8], limits: &Limits) -> Result<(), RequestError> {
+    let end = memchr::memchr(b'\n', input);
+    // The method and the version are short.
+    if end.unwrap_or(input.len()) > limits.target_bytes + 32 {
         return Err(RequestError::TargetTooLong);
     }
-    if input.len() >= limits.head_bytes {
-        return Err(RequestError::HeadTooLarge);
+    match end.and_then(|end| input.get(..end)) {
+        Some(line) if !line.ends_with(b"\r") => Err(RequestError::BareLineFeed),
+        _ => Ok(()),
     }
-    // Told early, so that who speaks another protocol does not wait for the deadline.
-    if let Some(first) = input.get(..line.unwrap_or(0))
-        && line.is_some()
-        && !first.ends_with(b"\r")
-    {
-        return Err(RequestError::BareLineFeed);
-    }
-    Ok(())
 }
 
 /// Line ends are CR LF, nothing else; no line continues the one before; no field name is empty or has a space behind it.

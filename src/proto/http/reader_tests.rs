@@ -175,6 +175,21 @@ fn chunks_are_strict() {
     assert!(events(request(&format!("0\r\n{}", "a: b\r\n".repeat(40))).as_bytes(), &[]).is_err(), "endless trailers");
 }
 
+/// Found by fuzzing: a line that is too long and ends in a bare line feed was refused for the one or for the other.
+#[test]
+fn r01_an_error_does_not_depend_on_how_the_bytes_were_cut() {
+    let long = format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;{}\n", "x".repeat(600));
+    let method = format!("{} / HTTP/1.1\n\r\n\r\n", "G".repeat(9000));
+    let head = format!("GET / HTTP/1.1\nA: {}\r\n\r\n", "b".repeat(20_000));
+    for input in [long, method, head] {
+        let whole = events(input.as_bytes(), &[]);
+        assert!(whole.is_err(), "{whole:?}");
+        for cut in (0..input.len()).step_by(97) {
+            assert_eq!(events(input.as_bytes(), &[cut]), whole, "cut at {cut}");
+        }
+    }
+}
+
 #[test]
 fn pipelined_requests_come_out_one_after_the_other() {
     let input = "POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -1,0 +1,334 @@
+//! `POST /run-iso` on real QEMU and PostgreSQL, and with a stand-in where the real one cannot be made to fail.
+
+mod common;
+
+use common::{Server, image, noise, stand_in, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+#[test]
+fn stand_in_for_qemu() {
+    stand_in::play();
+}
+
+#[test]
+fn the_answer_is_the_contracts_and_the_screen_is_there_at_once() {
+    let server = Server::start();
+    let token = server.sign_up("alice");
+    let answer = server.call("POST", "/run-iso", &token, &Value::Null);
+    assert_eq!((answer.status, &answer.json["message"]), (200, &json!("VM started")), "{answer:?}");
+    let vm = &answer.json["vm"];
+    for field in [
+        "vmid",
+        "state",
+        "user",
+        "profile",
+        "iso",
+        "persistence",
+        "memory_mb",
+        "cpus",
+        "vnc_port",
+        "http_port",
+        "pid",
+        "accel",
+        "created_at",
+        "started_at",
+        "expires_at",
+        "idle_s",
+        "connected",
+        "disk",
+        "exit",
+    ] {
+        assert!(vm.get(field).is_some(), "{field} is missing in {vm}");
+    }
+    assert_eq!(
+        (&vm["state"], &vm["user"], &vm["persistence"]),
+        (&json!("running"), &json!("alice"), &json!("ephemeral"))
+    );
+    assert_eq!(answer.json["redirect"], json!(format!("/novnc/?path=ws/{}", vm["http_port"])));
+    let created = vm["created_at"].as_str().expect("time");
+    assert!(created.len() == 20 && created.ends_with('Z'), "{created}");
+    drop(server.screen(&token, vm));
+
+    let again = server.call("POST", "/run-iso", &token, &json!({}));
+    assert_eq!(again.json["message"], json!("VM already running for user alice"));
+    assert_eq!((&again.json["vm"]["vmid"], &again.json["vm"]["pid"]), (&vm["vmid"], &vm["pid"]));
+
+    let stopped = server.stop(&token, vm);
+    assert_eq!(
+        (&stopped["state"], &stopped["exit"], &stopped["pid"]),
+        (&json!("stopped"), &json!("stopped by user"), &Value::Null)
+    );
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn two_launches_at_once_give_one_vm_and_six_users_six() {
+    let server = Server::start();
+    let token = server.sign_up("twice");
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let clicks: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| server.call("POST", "/run-iso", &token, &Value::Null).json)).collect();
+        clicks.into_iter().map(|click| click.join().expect("click")).collect()
+    });
+    let vmids: std::collections::HashSet<_> = answers.iter().map(|a| a["vm"]["vmid"].to_string()).collect();
+    assert_eq!(vmids.len(), 1, "{answers:?}");
+    assert_eq!(server.count("select count(*) from vms"), 1);
+    assert_eq!(server.count("select count(*) from ports where vmid is not null"), 2);
+
+    let users: Vec<String> = (0..6).map(|n| server.sign_up(&format!("user{n}"))).collect();
+    let vms: Vec<Value> = std::thread::scope(|scope| {
+        let launches: Vec<_> = users.iter().map(|user| scope.spawn(|| server.launch(user))).collect();
+        launches.into_iter().map(|launch| launch.join().expect("launch")).collect()
+    });
+    let distinct =
+        |field: &str| vms.iter().map(|vm| vm[field].to_string()).collect::<std::collections::HashSet<_>>().len();
+    assert_eq!(
+        (distinct("vmid"), distinct("vnc_port"), distinct("http_port"), distinct("pid")),
+        (6, 6, 6, 6),
+        "{vms:?}"
+    );
+    for (user, vm) in users.iter().zip(&vms) {
+        server.stop(user, vm);
+    }
+    server.end();
+}
+
+#[test]
+fn an_image_that_is_none_is_refused_in_words_and_leaves_nothing() {
+    let server = Server::with("tls = \"off\"", "", "base_image = \"{VM_BASE_DIR}/uploads\"\nprefix = \"{uid}.iso\"");
+    let token = server.sign_up("bob");
+    let me = server.call("GET", "/auth/me", &token, &Value::Null).json;
+    let uid = me["user"]["id"].as_str().expect("uid").to_owned();
+    let upload = server.base().join("uploads").join(format!("{uid}.iso"));
+    let launch = || server.call("POST", "/run-iso", &token, &Value::Null);
+    let missing = launch();
+    assert_eq!((missing.status, missing.code()), (404, "iso_not_found"), "{missing:?}");
+    let real = fs::read(image()).expect("image");
+    let cases: [(&str, Vec<u8>, &str); 5] = [
+        ("empty", Vec::new(), "empty"),
+        ("9 MB", vec![0; 9_000_000], "10 MB"),
+        ("truncated", real[..10_500_000].to_vec(), "cut off"),
+        ("another file", b"PK\x03\x04".iter().copied().cycle().take(11_000_000).collect(), "CD001"),
+        (
+            "damaged",
+            {
+                let mut bytes = real.clone();
+                bytes[17 * 2048 + 7] = b'x';
+                bytes
+            },
+            "El Torito",
+        ),
+    ];
+    for (what, bytes, words) in cases {
+        fs::write(&upload, bytes).expect("upload");
+        let answer = launch();
+        assert_eq!((answer.status, &answer.json["field"]), (422, &json!("iso")), "{what}: {answer:?}");
+        assert!(answer.json["detail"].as_str().expect("detail").contains(words), "{what}: {answer:?}");
+        server.assert_nothing_left();
+        assert_eq!(server.count("select count(*) from vms"), 0, "{what}");
+    }
+    noise(&upload, 11_000_000);
+    assert_eq!(launch().status, 422);
+
+    // Somebody else's image, and ways out of the folder.
+    let stranger = server.base().join("uploads/0123456789ab.iso");
+    fs::copy(image(), &stranger).expect("copy");
+    let ask = |body: Value| server.call("POST", "/run-iso", &token, &body);
+    assert_eq!(ask(json!({"iso_path": stranger})).code(), "iso_not_found");
+    assert_eq!(ask(json!({"iso": "0123456789ab.iso"})).code(), "iso_not_found");
+    assert_eq!(ask(json!({"iso_path": "/etc/passwd"})).code(), "iso_not_found");
+    assert_eq!(ask(json!({"iso_path": format!("{}/../secret", server.base().join("uploads").display())})).status, 422);
+    assert_eq!(ask(json!({"iso": "../secret"})).status, 422);
+    fs::remove_file(&upload).expect("remove");
+    std::os::unix::fs::symlink("/etc/passwd", &upload).expect("link");
+    assert_eq!(launch().code(), "iso_not_found", "a link out of the folder");
+    fs::remove_file(&upload).expect("remove");
+    fs::copy(image(), &upload).expect("copy");
+    let vm = ask(json!({"iso_path": upload}));
+    assert_eq!(vm.status, 200, "{vm:?}");
+    server.stop(&token, &vm.json["vm"]);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_wish_that_is_wrong_names_its_field() {
+    let server = Server::start();
+    let token = server.sign_up("wrong");
+    for (body, status, field) in [
+        (json!({"memory_mb": 99_999_999}), 422, "memory_mb"),
+        (json!({"cpus": 0}), 422, "cpus"),
+        (json!({"cpus": "two"}), 422, "cpus"),
+        (json!({"profile": "nope"}), 422, "profile"),
+        (json!({"persistence": "persistent"}), 422, "persistence"),
+        (json!({"data_disk_gb": 100_000}), 422, "data_disk_gb"),
+        (json!({"memory": 1}), 422, "memory"),
+    ] {
+        let answer = server.call("POST", "/run-iso", &token, &body);
+        assert_eq!((answer.status, &answer.json["field"]), (status, &json!(field)), "{body}: {answer:?}");
+    }
+    let broken = server.raw(&format!(
+        "POST /run-iso HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: 1\r\nConnection: close\r\n\r\n{{"
+    ));
+    assert_eq!(broken.status, 400);
+    assert_eq!(server.call("POST", "/run-iso", "", &Value::Null).status, 401);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_scratch_disk_lives_as_long_as_its_vm() {
+    let server = Server::start();
+    let token = server.sign_up("disk");
+    let vm = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1})).json["vm"].clone();
+    let disk = server.base().join("runs").join(vm["vmid"].as_str().expect("vmid")).join("scratch.qcow2");
+    assert!(disk.exists(), "{vm}");
+    server.stop(&token, &vm);
+    assert!(!disk.exists());
+    server.end();
+}
+
+fn with_stand_in(mode: &str, limits: &str) -> Server {
+    let folder = common::folder();
+    let qemu = stand_in::install(folder.path(), mode);
+    let top = format!(
+        "tls = \"off\"\nstop_vms_on_exit = true\naccel = \"{}\"\nqemu_bin = {qemu:?}",
+        if mode == "kvm-dies" { "kvm" } else { "tcg" }
+    );
+    let text = common::settings(&folder.path().join("b"), &top, limits, "");
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    Server::run(folder)
+}
+
+#[test]
+fn a_qemu_that_fails_to_start_is_told_in_its_own_words_and_leaves_nothing() {
+    let server = with_stand_in("refuse", "");
+    let token = server.sign_up("poor");
+    let answer = server.call("POST", "/run-iso", &token, &Value::Null);
+    assert_eq!((answer.status, answer.code()), (500, "qemu_failed"), "{answer:?}");
+    let detail = answer.json["detail"].as_str().expect("detail");
+    assert!(detail.contains("qemu exited 1") && detail.ends_with("Cannot allocate memory"), "{detail}");
+    server.assert_nothing_left();
+    assert_eq!(server.count("select count(*) from vms"), 0);
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_hangs_is_given_up_and_leaves_nothing() {
+    let server = with_stand_in("hang", "boot_seconds = 1");
+    let token = server.sign_up("patient");
+    let answer = server.call("POST", "/run-iso", &token, &Value::Null);
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert!(answer.json["detail"].as_str().expect("detail").contains("not ready after 1 seconds"), "{answer:?}");
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_reload_neither_starts_a_second_vm_nor_kills_the_first_and_who_leaves_for_good_leaves_nothing() {
+    let server = with_stand_in("slow", "launch_grace_seconds = 1");
+    let reloader = server.sign_up("reloader");
+    let begin = |token: &str| {
+        let mut socket = server.connect();
+        write!(
+            socket,
+            "POST /run-iso HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+        )
+        .expect("send");
+        let live = "select count(*) from vms where state = 'starting'";
+        until("the launch is under way", || (server.count(live) == 1).then_some(()));
+        socket
+    };
+    drop(begin(&reloader));
+    let vm = server.launch(&reloader);
+    assert_eq!(server.count("select count(*) from vms"), 1, "one VM");
+    assert_eq!(vm["state"], json!("running"));
+    server.stop(&reloader, &vm);
+
+    let leaver = server.sign_up("leaver");
+    drop(begin(&leaver));
+    until("nothing is left of it", || {
+        (server.count("select count(*) from vms where state = 'starting'") == 0
+            && fs::read_dir(server.base().join("runs")).expect("runs").count() == 0)
+            .then_some(())
+    });
+    server.assert_nothing_left();
+    assert_eq!(server.count("select count(*) from vms"), 1, "its row is gone, the other's is history");
+    server.end();
+}
+
+#[test]
+fn a_vm_whose_kvm_dies_goes_on_under_tcg_once_and_the_host_is_remembered() {
+    let server = with_stand_in("kvm-dies", "");
+    let token = server.sign_up("kvm");
+    let vm = server.launch(&token);
+    assert_eq!(vm["accel"], json!("kvm"));
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let moved = until("it runs under TCG", || {
+        let now = server.call("GET", &path, &token, &Value::Null).json;
+        (now["accel"] == json!("tcg")).then_some(now)
+    });
+    assert_eq!((&moved["state"], &moved["http_port"]), (&json!("running"), &vm["http_port"]));
+    assert_ne!(moved["pid"], vm["pid"]);
+    drop(server.screen(&token, &moved));
+    let kept = fs::read_to_string(server.base().join("accel.json")).expect("remembered");
+    assert!(kept.contains("\"works\": false"), "{kept}");
+    let said = server.said();
+    assert_eq!(said.matches("started again under TCG").count(), 1, "{said}");
+    server.stop(&token, &moved);
+    assert_eq!(server.launch(&token)["accel"], json!("tcg"), "the next one starts under TCG");
+    server.end();
+}
+
+#[test]
+fn a_kvm_that_qemu_itself_refuses_ends_in_tcg_within_the_same_launch() {
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true\naccel = \"kvm\"", "", "");
+    let token = server.sign_up("realkvm");
+    let vm = server.launch(&token);
+    let said = server.said();
+    // Where KVM really works it is used; where it does not, the log says so and the VM runs all the same.
+    let fell_back = said.contains("KVM does not work on this host");
+    assert_eq!(vm["accel"], json!(if fell_back { "tcg" } else { "kvm" }), "{said}");
+    drop(server.screen(&token, &vm));
+    server.end();
+}
+
+#[test]
+fn ports_run_out_with_a_word_when_to_come_back_and_come_back() {
+    let ranges = format!("base_image = {:?}\nvnc_port_range = [5901, 5901]\nhttp_port_range = [6101, 6101]", image());
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "", &ranges);
+    let (first, second) = (server.sign_up("first"), server.sign_up("second"));
+    let vm = server.launch(&first);
+    let refused = server.call("POST", "/run-iso", &second, &Value::Null);
+    assert_eq!((refused.status, refused.code()), (503, "ports_exhausted"), "{refused:?}");
+    assert!(refused.header("retry-after").is_some());
+    server.stop(&first, &vm);
+    let vm = server.launch(&second);
+    assert_eq!(vm["http_port"], json!(6101));
+    server.end();
+}
+
+#[test]
+fn a_start_right_after_a_stop_waits_for_the_end_and_works() {
+    let server = Server::start();
+    let token = server.sign_up("hasty");
+    let vm = server.launch(&token);
+    let path = format!("/vms/{}/stop", vm["vmid"].as_str().expect("vmid"));
+    let (stopped, started) = std::thread::scope(|scope| {
+        let stop = scope.spawn(|| server.call("POST", &path, &token, &json!({"force": true})));
+        until("it is stopping", || {
+            let state = server.call("GET", "/vms", &token, &Value::Null).json["vms"][0]["state"].clone();
+            (state != json!("running")).then_some(())
+        });
+        let start = scope.spawn(|| server.launch(&token));
+        (stop.join().expect("stop"), start.join().expect("start"))
+    });
+    assert_eq!(stopped.status, 200);
+    assert_ne!(started["vmid"], vm["vmid"]);
+    std::thread::park_timeout(Duration::ZERO);
+    server.end();
+}

@@ -1,0 +1,250 @@
+//! Screens and VM life on real QEMU: what passes the relay, who may look, how it ends, what survives.
+
+mod common;
+
+use common::{Server, closed, shake_hands, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Command;
+use tungstenite::Message;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::{Frame, FrameHeader};
+
+fn path_of(vm: &Value) -> String {
+    format!("/vms/{}", vm["vmid"].as_str().expect("vmid"))
+}
+
+fn screen_path(vm: &Value) -> String {
+    format!("/ws/{}", vm["http_port"])
+}
+
+#[test]
+fn keys_reach_the_guest_and_what_is_no_rfb_or_no_frame_ends_the_screen() {
+    let server = Server::start();
+    let token = server.sign_up("alice");
+    let vm = server.launch(&token);
+    let mut serial = server.serial(&vm);
+    serial.wait_for("fbdemo 1024x768");
+    let mut screen = server.screen(&token, &vm);
+    shake_hands(&mut screen);
+    // The demo opens its keyboards within a second of its first picture.
+    serial.wait_for_while("fbdemo key 30", || {
+        for down in [1, 0] {
+            screen.send(Message::Binary(vec![4, down, 0, 0, 0, 0, 0, 0x61].into())).expect("key");
+        }
+    });
+    let seen = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+    assert_eq!((&seen["connected"], &seen["idle_s"]), (&json!(true), &json!(0)), "{seen}");
+
+    let mut nonsense = server.screen(&token, &vm);
+    nonsense.send(Message::Binary(b"GET / HTTP/1.1\r\n".to_vec().into())).expect("send");
+    assert_eq!(closed(&mut nonsense).0, 1008);
+    let mut text = server.screen(&token, &vm);
+    text.send(Message::Text("RFB 003.008\n".into())).expect("send");
+    assert_eq!(closed(&mut text).0, 1003);
+    let mut bare = server.screen(&token, &vm);
+    let frame = Frame::from_payload(
+        FrameHeader { opcode: OpCode::Data(Data::Binary), mask: None, ..FrameHeader::default() },
+        b"RFB 003.008\n".to_vec().into(),
+    );
+    let mut bytes = Vec::new();
+    frame.format(&mut bytes).expect("frame");
+    std::io::Write::write_all(bare.get_mut(), &bytes).expect("send");
+    assert_eq!(closed(&mut bare).0, 1002, "a frame without a mask");
+
+    server.stop(&token, &vm);
+    assert_eq!(closed(&mut screen), (1000, "VM stopped".to_owned()));
+    until("connects and disconnects are written down", || {
+        let events = "select count(*) from connection_events where kind = ";
+        (server.count(&format!("{events}'connect'")) == 4 && server.count(&format!("{events}'disconnect'")) == 4)
+            .then_some(())
+    });
+    let about =
+        server.call("GET", &format!("/connections/{}", vm["vmid"].as_str().expect("vmid")), &token, &Value::Null).json;
+    assert_eq!((&about["connected"], &about["viewers"]), (&json!(false), &json!(0)), "{about}");
+    assert!(about["bytes_to_browser"].as_u64() > Some(12) && about["bytes_to_vm"].as_u64() > Some(12), "{about}");
+    server.end();
+}
+
+#[test]
+fn a_strangers_vm_does_not_exist_and_an_admin_sees_it() {
+    let server = Server::start();
+    let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
+    let vm = server.launch(&owner);
+    let bearer = |token: &str| format!("Bearer {token}");
+    let stop = format!("{}/stop", path_of(&vm));
+    let connections = format!("/connections/{}", vm["vmid"].as_str().expect("vmid"));
+    for (method, path) in [("GET", &path_of(&vm)), ("POST", &stop), ("GET", &connections)] {
+        assert_eq!(server.call(method, path, &stranger, &Value::Null).status, 404, "{path}");
+        assert_eq!(server.call(method, path, "", &Value::Null).status, 401, "{path}");
+    }
+    let asked = |headers: &[(&str, &str)]| server.websocket(&screen_path(&vm), headers).map(drop);
+    assert_eq!(asked(&[("authorization", &bearer(&stranger))]), Err(404));
+    assert_eq!(asked(&[]), Err(401));
+    assert_eq!(asked(&[("authorization", &bearer(&owner)), ("origin", "https://evil.example")]), Err(403));
+    assert_eq!(server.call("GET", &screen_path(&vm), &owner, &Value::Null).status, 426);
+    assert_eq!(server.count("select count(*) from connection_events"), 0, "no relay was opened");
+    assert_eq!(server.call("GET", "/vms?all=1", &stranger, &Value::Null).json["vms"], json!([]));
+
+    let promoted = server.command(&["user", "promote", "stranger"], "");
+    assert!(promoted.status.success(), "{promoted:?}");
+    // The running server believes a role for half a minute; a new session has the new one at once.
+    let body = json!({"email": "stranger", "password": "correct horse"});
+    let admin = server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned();
+    assert_eq!(server.call("GET", &path_of(&vm), &admin, &Value::Null).status, 200);
+    assert_eq!(server.call("GET", "/vms?all=1", &admin, &Value::Null).json["vms"][0]["vmid"], vm["vmid"]);
+    drop(server.screen(&admin, &vm));
+    let events = until("the connect is in the list", || {
+        let events = server.call("GET", "/connections", &admin, &Value::Null).json["events"].clone();
+        (!events.as_array().expect("list").is_empty()).then_some(events)
+    });
+    assert_eq!(events[0]["vmid"], vm["vmid"]);
+    let stopped = server.call("POST", &stop, &admin, &json!({"force": true})).json;
+    assert_eq!(stopped["exit"], json!("stopped by an administrator"));
+    server.end();
+}
+
+#[test]
+fn a_log_out_ends_the_open_screen_at_once() {
+    let server = Server::start();
+    let token = server.sign_up("leaver");
+    let vm = server.launch(&token);
+    let mut screen = server.screen(&token, &vm);
+    assert_eq!(server.call("POST", "/auth/logout", &token, &Value::Null).status, 204);
+    assert_eq!(closed(&mut screen), (1008, "signed out".to_owned()));
+    assert_eq!(server.call("GET", "/auth/me", &token, &Value::Null).status, 401);
+    server.end();
+}
+
+#[test]
+fn a_guest_ends_by_its_own_power_by_acpi_or_by_a_kill_each_with_its_reason() {
+    let server = Server::start();
+    let token = server.sign_up("ender");
+    let end_of = |vm: &Value| {
+        until("the VM ended", || {
+            let now = server.call("GET", &path_of(vm), &token, &Value::Null).json;
+            ["stopped", "failed"].contains(&now["state"].as_str().expect("state")).then_some(now)
+        })
+    };
+    let vm = server.launch(&token);
+    let mut serial = server.serial(&vm);
+    serial.wait_for("fbdemo 1024x768");
+    serial.send("\npoweroff\n");
+    let ended = end_of(&vm);
+    assert_eq!((&ended["state"], &ended["exit"]), (&json!("stopped"), &json!("guest shutdown")));
+
+    let vm = server.launch(&token);
+    server.serial(&vm).wait_for("fbdemo 1024x768");
+    let stopped = server.call("POST", &format!("{}/stop", path_of(&vm)), &token, &json!({}));
+    assert_eq!(stopped.json["exit"], json!("stopped by user"), "{stopped:?}");
+
+    let vm = server.launch(&token);
+    let mut screen = server.screen(&token, &vm);
+    let pid = vm["pid"].to_string();
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().expect("kill").success());
+    let ended = end_of(&vm);
+    assert_eq!((&ended["state"], &ended["pid"]), (&json!("failed"), &Value::Null), "{ended}");
+    assert!(ended["exit"].as_str().expect("exit").starts_with("qemu was killed by signal 9"), "{ended}");
+    assert_ne!(closed(&mut screen).0, 1006, "the browser is told");
+    let vm = server.launch(&token);
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn twenty_tabs_that_reload_at_once_all_get_the_screen() {
+    let server = Server::start();
+    let token = server.sign_up("tabs");
+    let vm = server.launch(&token);
+    std::thread::scope(|scope| {
+        let tabs: Vec<_> = (0..20).map(|_| scope.spawn(|| drop(server.screen(&token, &vm)))).collect();
+        tabs.into_iter().for_each(|tab| tab.join().expect("a screen"));
+    });
+    until("the viewers are gone", || {
+        let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+        (now["connected"] == json!(false)).then_some(())
+    });
+    server.end();
+}
+
+#[test]
+fn a_browser_that_stops_reading_costs_no_memory_and_nobody_else_notices() {
+    let server = Server::start();
+    let token = server.sign_up("reader");
+    let vm = server.launch(&token);
+    server.serial(&vm).wait_for("fbdemo 1024x768");
+    let memory = || {
+        let text = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("status");
+        let line = text.lines().find(|line| line.starts_with("RssAnon")).expect("field").to_owned();
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("number")
+    };
+    let mut deaf: Vec<_> = (0..5).map(|_| server.screen(&token, &vm)).collect();
+    for screen in &mut deaf {
+        shake_hands(screen);
+    }
+    let before = memory();
+    // A full picture is 3 MB; nobody reads any of these.
+    for screen in &mut deaf {
+        for _ in 0..20 {
+            screen.send(Message::Binary(vec![3, 0, 0, 0, 0, 0, 4, 0, 3, 0].into())).expect("request");
+        }
+    }
+    let mut other = server.screen(&token, &vm);
+    for n in 0..100_u8 {
+        other.send(Message::Ping(vec![n].into())).expect("ping");
+        while other.read().expect("pong") != Message::Pong(vec![n].into()) {}
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KB for five readers that stopped");
+    server.end();
+}
+
+#[test]
+fn vms_outlive_a_server_that_ends_or_is_killed_and_are_taken_back() {
+    let server = Server::with("tls = \"off\"", "", "");
+    let token = server.sign_up("keeper");
+    let vm = server.launch(&token);
+    let mut screen = server.screen(&token, &vm);
+    let mut server = server;
+    server.kill("-TERM");
+    assert_eq!(closed(&mut screen), (1001, "server going away".to_owned()));
+    let (code, folder, said) = server.wait();
+    assert_eq!(code, Some(0), "{said}");
+
+    let mut server = Server::run(folder);
+    let back = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+    assert_eq!((&back["state"], &back["pid"], &back["http_port"]), (&json!("running"), &vm["pid"], &vm["http_port"]));
+    drop(server.screen(&token, &back));
+    server.kill("-KILL");
+    let (code, folder, _) = server.wait();
+    assert_eq!(code, None);
+
+    let server = Server::run(folder);
+    let back = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+    assert_eq!((&back["state"], &back["pid"]), (&json!("running"), &vm["pid"]), "{}", server.said());
+    drop(server.screen(&token, &back));
+    server.stop(&token, &back);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_server_killed_in_the_middle_of_a_launch_leaves_nothing_to_the_next() {
+    let server = Server::with("tls = \"off\"", "", "");
+    let token = server.sign_up("unlucky");
+    let vm = server.launch(&token);
+    // As if it had died one step earlier: the row is still starting, QEMU runs.
+    let sql = "update vms set state = 'starting', started_at = null where vmid = $1";
+    assert_eq!(server.database().execute(sql, &[&vm["vmid"].as_str().expect("vmid")]).expect("sql"), 1);
+    let stray = server.base().join("runs/0123456789ab");
+    fs::create_dir(&stray).expect("a folder no row names");
+    let mut server = server;
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    server.assert_nothing_left();
+    let vm = server.launch(&token);
+    server.stop(&token, &vm);
+    server.end();
+}
