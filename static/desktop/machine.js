@@ -4,6 +4,8 @@ import { ending, loss } from "../shared/words.js";
 import { $ } from "../shared/dom.js";
 
 const ALIVE = ["starting", "running", "stopping"];
+const LOOK_MS = 300;
+const LOOKS = 10;
 
 /** The newest machine with this id or port, or null. Throws a Problem when it cannot be known. */
 export async function find({ port, vmid }) {
@@ -28,11 +30,20 @@ export async function stillThere(address) {
   }
 }
 
+/** The machine once its end is written down: its screen closes a moment before. */
+async function finished(address) {
+  for (let looks = 0; ; looks += 1) {
+    const vm = await find(address).catch(() => null);
+    if (!vm || !ALIVE.includes(vm.state) || looks === LOOKS) return vm;
+    await new Promise((later) => setTimeout(later, LOOK_MS));
+  }
+}
+
 /** The words for the end of it all. */
 export async function epitaph(why, address) {
   switch (why) {
     case "stopped": {
-      const vm = await find(address).catch(() => null);
+      const vm = await finished(address);
       return ["Your desktop has stopped", vm && !ALIVE.includes(vm.state) ? ending(vm) : "Start it again from the start page."];
     }
     case "forbidden":

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { bars, browse, call, output, pixel, Server, signUp, until } from "./server.mjs";
+import { bars, browse, call, keysOf, machines, output, pixel, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true")));
@@ -44,9 +44,8 @@ test("a new user signs up, starts, and sees the guest's picture react to keys an
   await page.keyboard.type("hello vm", { delay: 60 });
   // h e l l o space v m, as evdev numbers them.
   const codes = [35, 18, 38, 38, 24, 57, 47, 50];
-  const keys = () => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
-  await until("the guest has the keys", () => keys().length >= codes.length && keys());
-  assert.deepEqual(keys(), codes);
+  await until("the guest has the keys", () => keysOf(serial).length >= codes.length && keysOf(serial));
+  assert.deepEqual(keysOf(serial), codes);
   await until("the guest has drawn them", async () => (await field()) > 500);
 
   const canvas = page.locator("#screen canvas");
@@ -75,6 +74,7 @@ test("a new user signs up, starts, and sees the guest's picture react to keys an
   await shot(page, "journey-6-asks-once");
   await page.locator('#stop button[value="stop"]').click();
   await page.locator("#start").waitFor();
+  await until("the page says why it ended", async () => /You stopped it/.test(await page.locator("#ended").innerText()));
   await until("past sessions list it", async () => (await page.locator("#history-list li").count()) === 1);
   await shot(page, "journey-7-stopped");
   const stopped = (await call(page, "GET", `/vms/${vm.vmid}`)).body;
@@ -86,50 +86,50 @@ test("a new user signs up, starts, and sees the guest's picture react to keys an
 test("a reload during a start joins it: one machine, and it runs", async () => {
   const { page, close } = await browse();
   await signUp(page, server.url, "reloader");
-  await page.evaluate(() => void fetch("/run-iso", { method: "POST" }));
+  const asked = page.waitForRequest("**/run-iso");
+  await page.locator("#start").click({ noWaitAfter: true });
+  await asked;
   await page.reload();
-  await page.waitForFunction(async () => (await (await fetch("/vms")).json()).vms[0]?.state === "running");
-  const { body } = await call(page, "GET", "/vms");
-  assert.equal(body.vms.length, 1, JSON.stringify(body));
-  await call(page, "POST", `/vms/${body.vms[0].vmid}/stop`, { force: true });
+  // Joined, the page goes on to the desktop; had it been quicker than the reload, the machine is simply there.
+  await until("the desktop is there", async () => /\/novnc\//.test(page.url()) || (await page.locator("#vm-open").isVisible().catch(() => false)));
+  const vms = await until("the machine runs", async () => {
+    const vms = await machines(page).catch(() => []);
+    return vms[0]?.state === "running" && vms;
+  });
+  assert.equal(vms.length, 1, JSON.stringify(vms));
+  await call(page, "POST", `/vms/${vms[0].vmid}/stop`, { force: true });
   await close();
 });
 
 test("typed text, key chords, clipboard panel, scaling and full screen work on a real guest", async () => {
   const { page, close } = await browse();
   await signUp(page, server.url, "typist");
-  await page.locator("#start").click();
-  await page.waitForURL(/\/novnc\//);
-  await bars(page);
-  const vm = (await call(page, "GET", "/vms")).body.vms[0];
+  const vm = await startDesktop(page);
   const serial = await server.serial(vm.vmid);
-  const showBar = async () => {
-    if ((await page.locator("#bar").getAttribute("data-away")) === "true") await page.locator("#handle").click();
-  };
-  await showBar();
+  await showBar(page);
   await page.locator("#text-open").click();
-  await page.locator("#outgoing").fill("Hi, you!");
+  await page.locator("#outgoing").fill("Hello, World!");
   await page.locator("#type").click();
-  const keys = () => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
-  // Shift+h i , space y o u Shift+1
-  const wanted = [42, 35, 23, 51, 57, 21, 24, 22, 42, 2];
-  await until(`the guest has ${wanted}`, () => keys().length >= wanted.length && keys());
-  assert.deepEqual(keys(), wanted);
+  // Shift+h e l l o , space Shift+w o r l d Shift+1
+  const wanted = [42, 35, 18, 38, 38, 24, 51, 57, 42, 17, 24, 19, 38, 32, 42, 2];
+  await until(`the guest has ${wanted}`, () => keysOf(serial).length >= wanted.length && keysOf(serial));
+  assert.deepEqual(keysOf(serial), wanted);
   await page.locator("#paste").click();
   await shot(page, "tools-1-text");
-  await showBar();
-  await page.locator("#keys-open").click();
-  await shot(page, "tools-2-keys");
-  await showBar();
+  assert.match(await page.locator("#text-note").innerText(), /Sent to its clipboard/);
+  const scale = () => page.locator("#screen canvas").evaluate((canvas) => canvas.getBoundingClientRect().width / canvas.width);
+  assert.notEqual(await scale(), 1, "the window is larger than the guest's screen");
+  await showBar(page);
   await page.locator("#fit").click();
   assert.equal(await page.locator("#fit").getAttribute("aria-pressed"), "false");
+  await until("one guest pixel is one pixel", async () => (await scale()) === 1);
   await page.locator("#full").click();
   await page.waitForFunction(() => document.fullscreenElement);
-  if (!(await page.locator("#keys").isVisible())) {
-    await showBar();
-    await page.locator("#keys-open").click();
-  }
-  await page.locator("#chords button", { hasText: "Ctrl" }).first().click();
+  await showBar(page);
+  await page.locator("#keys-open").click();
+  await shot(page, "tools-2-keys");
+  await page.locator("#chords button", { hasText: "Ctrl-Alt-Del" }).click();
+  await until("the guest has Ctrl, Alt and Del", () => keysOf(serial).slice(wanted.length).join(" ") === "29 56 111");
   await until("Ctrl-Alt-Del restarts the guest", () => /tiny: up/.test(serial.text.slice(serial.text.lastIndexOf("key 111"))), 60);
   serial.close();
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
@@ -137,24 +137,6 @@ test("typed text, key chords, clipboard panel, scaling and full screen work on a
   await until("the page says that it stopped", async () => /stopped/i.test(await page.locator("#veil").innerText()));
   await shot(page, "tools-3-ended");
   await close();
-});
-
-test("another user's screen is refused in words", async () => {
-  const owner = await browse();
-  await signUp(owner.page, server.url, "owner");
-  await owner.page.locator("#start").click();
-  await owner.page.waitForURL(/\/novnc\//);
-  const address = owner.page.url();
-  const stranger = await browse();
-  await signUp(stranger.page, server.url, "stranger");
-  await stranger.page.goto(address);
-  await until("the stranger is told", async () => (await stranger.page.locator("#veil-title").innerText()) !== "Connecting to your desktop");
-  await shot(stranger.page, "stranger");
-  assert.equal(await stranger.page.locator("#screen canvas").evaluateAll((list) => list.filter((c) => c.width > 1 && c.height > 1).length), 0);
-  const [vm] = (await call(owner.page, "GET", "/vms")).body.vms;
-  assert.equal((await call(stranger.page, "GET", `/vms/${vm.vmid}`)).status, 404);
-  await call(owner.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
-  await Promise.all([owner.close(), stranger.close()]);
 });
 
 test("errors of the forms stand beside their fields", async () => {

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, bars, browse, call, keysOf, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
+import { axe, bars, browse, call, keysOf, machines, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 const WIDE = { width: 1280, height: 800 };
 const PHONE = { width: 360, height: 740 };
@@ -85,15 +85,14 @@ test("the desktop page is accessible, fits and is silent in all its states", asy
   const seen = [];
   await signUp(page, server.url, "viewer");
   const vm = await startDesktop(page);
-  const bar = async () => (await page.locator("#bar").getAttribute("data-away")) === "true" && page.locator("#handle").click();
   await inspect(page, "desktop", seen);
-  await bar();
+  await showBar(page);
   await page.locator("#keys-open").click();
   await inspect(page, "desktop-keys", seen);
   await page.locator("#text-open").click();
   await inspect(page, "desktop-text", seen);
   await page.keyboard.press("Escape");
-  await bar();
+  await showBar(page);
   await page.locator("#stop-open").click();
   await page.locator("#stop").waitFor();
   await inspect(page, "desktop-stop", seen);

@@ -32,6 +32,9 @@ export async function until(what, look, seconds = 60) {
   throw new Error(`waited ${seconds} s until ${what}; saw ${JSON.stringify(seen)}`);
 }
 
+// How to end the browsers that are open. One that is forgotten would keep the test's process alive for ever.
+const open = new Set();
+
 export class Server {
   static async start(settings = "") {
     const server = new Server();
@@ -81,8 +84,9 @@ export class Server {
     return this.exit;
   }
 
-  /** Ends everything and says what is left over. */
+  /** Ends everything, the browsers of failed tests too, and says what is left over. */
   async close() {
+    for (const end of [...open]) await end();
     const code = await this.end();
     const left = fs.existsSync(path.join(this.base, "runs")) ? fs.readdirSync(path.join(this.base, "runs")) : [];
     fs.rmSync(this.folder, { recursive: true, force: true });
@@ -130,15 +134,13 @@ export async function browse(options = {}) {
   context.pages().forEach(watch);
   context.on("page", watch);
   const page = context.pages()[0] ?? (await context.newPage());
-  return {
-    context,
-    page,
-    troubles,
-    close: async () => {
-      await context.close();
-      fs.rmSync(folder, { recursive: true, force: true });
-    },
+  const close = async () => {
+    open.delete(close);
+    await context.close();
+    fs.rmSync(folder, { recursive: true, force: true });
   };
+  open.add(close);
+  return { context, page, troubles, close };
 }
 
 /** Signs up through the dialog. */
@@ -177,6 +179,14 @@ export async function startDesktop(page) {
   await page.waitForURL(/\/novnc\/\?path=ws/);
   await bars(page);
   return (await machines(page)).find((vm) => vm.state === "running");
+}
+
+/** Brings the tool bar and keeps it, as somebody with a mouse does. */
+export async function showBar(page) {
+  const { width, height } = page.viewportSize();
+  await page.mouse.move(width / 2, height / 2);
+  await page.mouse.move(width / 2, 8);
+  await page.locator('#bar[data-away="false"]').waitFor();
 }
 
 /** The numbers of the keys the guest has seen. */
