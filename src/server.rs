@@ -264,15 +264,13 @@ impl Server {
 
     fn open(&mut self, mut socket: TcpStream, peer: IpAddr, redirects: bool) {
         let limits = &self.cx.config.limits;
-        let from_peer = self.per_ip.entry(peer).or_default();
+        let from_peer = self.per_ip.get(&peer).copied().unwrap_or(0);
         let too_many = self.conns.len() >= limits.max_connections
-            || (limits.connections_per_ip > 0 && *from_peer >= limits.connections_per_ip);
+            || (limits.connections_per_ip > 0 && from_peer >= limits.connections_per_ip);
         if too_many {
             // Closing says it sooner than a TLS handshake would, and costs nothing.
-            self.cx.metrics.refused.add(1);
-            return;
+            return self.cx.metrics.refused.add(1);
         }
-        *from_peer += 1;
         let _ = socket.set_nodelay(true);
         let _ = sockopt::set_not_sent_low_water(&socket, sockopt::NOT_SENT_LOW_WATER);
         let _ = sockopt::set_keep_alive(&socket);
@@ -290,6 +288,7 @@ impl Server {
         let now = self.cx.now();
         let conn = Conn::new(Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
         self.conns.insert(id, Open { conn, token, armed: None, pending: None });
+        *self.per_ip.entry(peer).or_default() += 1;
         self.cx.metrics.connections.set(self.conns.len() as u64);
         // Its first bytes have often come with it; when they have not, the socket says so and an event follows.
         self.pump(id);
@@ -385,7 +384,10 @@ impl Server {
                 let (back, token) = relay.back();
                 match self.reactor.io().add(back, Owner::Back(id)) {
                     Ok(new) => *token = Some(new),
-                    Err(e) => return log::error!("a screen's connection cannot be watched: {e}"),
+                    Err(e) => {
+                        log::error!("a screen's connection cannot be watched: {e}");
+                        return self.bury(id);
+                    }
                 }
                 open.conn.become_relay(relay, &response.headers, now, &self.date.1);
                 (101, 0)

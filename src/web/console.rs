@@ -9,6 +9,7 @@ use crate::db::events::{self, Connection};
 use crate::house::{Cx, House};
 use crate::net::relay::{End, Meter, Relay, Ticket};
 use crate::net::response::Response;
+use crate::proto::http::Method;
 use crate::proto::problem::Problem;
 use crate::proto::rfb::ClientTracker;
 use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
@@ -24,6 +25,9 @@ const PAUSES_MS: [u64; 5] = [1, 2, 5, 10, 20];
 /// The story of an upgrade.
 pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     origin::check_upgrade(&req)?;
+    if req.head.method != Method::Get {
+        return Err(Problem::method_not_allowed("GET"));
+    }
     let caller = req.caller()?;
     let header = |name: &str| req.head.headers.get(name);
     let asked = Upgrade {

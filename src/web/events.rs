@@ -9,6 +9,7 @@ use crate::db::vms::VmRow;
 use crate::house::Cx;
 use crate::net::feed::Feed;
 use crate::net::response::{Body, Response};
+use crate::proto::http::Method;
 use crate::proto::problem::Problem;
 use crate::vm::{self, Vm};
 use serde_json::Value;
@@ -88,14 +89,22 @@ fn line(vm: &Value) -> Rc<[u8]> {
 pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
     let vm = super::vms::current(&cx, &caller.user.id).await?;
+    if req.head.method == Method::Head {
+        // Nobody would read the stream.
+        return Ok(headers());
+    }
     let feed = Feed::new(cx.notify());
     feed.tell(line(&vm.unwrap_or(Value::Null)));
     let most = cx.config.limits.event_streams_per_user;
     cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most)?;
-    let mut response = Response::empty(200)
-        .with("content-type", "text/event-stream")
-        .with("cache-control", "no-store")
-        .with("x-accel-buffering", "no");
+    let mut response = headers();
     response.body = Body::Events(feed);
     Ok(response)
+}
+
+fn headers() -> Response {
+    Response::empty(200)
+        .with("content-type", "text/event-stream")
+        .with("cache-control", "no-store")
+        .with("x-accel-buffering", "no")
 }
