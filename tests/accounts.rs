@@ -90,6 +90,26 @@ fn a_cookie_is_guarded_and_needs_proof_of_our_own_page() {
 }
 
 #[test]
+fn a_postgresql_of_ones_own_is_used_as_it_is() {
+    let host = Server::start();
+    host.database().batch_execute("create database own").expect("a database");
+    let socket = host.base().join("postgres/run");
+    // The address form of the FastAPI version.
+    let url = format!("postgresql+psycopg2://vmshare@/own?host={}", socket.display());
+    let server = Server::with(&format!("tls = \"off\"\ndatabase_url = {url:?}"), "", "");
+    let token = server.sign_up("own");
+    assert_eq!(server.call("GET", "/auth/me", &token, &Value::Null).status, 200);
+    assert!(!server.base().join("postgres").exists(), "no private cluster is made");
+    let mut config = postgres::Config::new();
+    let mut own = config.host_path(socket).user("vmshare").dbname("own").connect(postgres::NoTls).expect("database");
+    assert_eq!(own.query_one("select count(*) from users", &[]).expect("row").get::<_, i64>(0), 1);
+    assert_eq!(host.count("select count(*) from users"), 0);
+    drop(own);
+    server.end();
+    host.end();
+}
+
+#[test]
 fn floods_are_told_when_to_come_back() {
     let server = Server::with(
         "tls = \"off\"",

@@ -126,6 +126,25 @@ fn what_is_malformed_too_large_or_too_slow_is_answered_and_closed() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_without_a_word_and_every_request_has_its_line() {
+    let server = Server::with("tls = \"off\"", "idle_seconds = 1\nheader_seconds = 1", "");
+    let mut silent = server.connect();
+    let mut idle = server.connect();
+    idle.write_all(b"GET /version?secret=x HTTP/1.1\r\nHost: h\r\n\r\n").expect("send");
+    let answer = one(&mut idle);
+    for socket in [&mut silent, &mut idle] {
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).expect("closed");
+        assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+    }
+    let id = answer.header("x-request-id").expect("an id").to_owned();
+    let said = server.said();
+    let line = said.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("no line for {id}: {said}"));
+    assert!(line.contains("127.0.0.1 GET /version 200") && !line.contains("secret"), "{line}");
+    server.end();
+}
+
+#[test]
 fn assets_are_compressed_tagged_ranged_and_every_answer_is_guarded() {
     let server = Server::start();
     let path = asset(&server);
