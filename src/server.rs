@@ -14,6 +14,7 @@
 //! Panics: a connection or a story that panics ends alone (caught at its boundary), is counted, and the log has it.
 
 use crate::house::{Cx, Order, Owner, Which};
+use crate::metrics::Metrics;
 use crate::net::Scratch;
 use crate::net::conn::{Bounds, Conn, Outcome, Request};
 use crate::net::relay::End;
@@ -299,20 +300,14 @@ impl Server {
         let now = self.cx.now();
         let Some(open) = self.conns.get_mut(&id) else { return };
         let scratch = &mut self.scratch;
-        let outcome = catch_unwind(AssertUnwindSafe(|| open.conn.pump(scratch, now)));
-        match outcome {
-            Ok(Outcome::Idle) => self.arm(id),
-            Ok(Outcome::More) => {
+        match guarded(&self.cx.metrics, || open.conn.pump(scratch, now)) {
+            Some(Outcome::Idle) => self.arm(id),
+            Some(Outcome::More) => {
                 self.carried.insert(id);
                 self.arm(id);
             }
-            Ok(Outcome::Request(request)) => self.begin(id, request),
-            Ok(Outcome::Closed) => self.bury(id),
-            Err(_) => {
-                self.cx.metrics.panics.add(1);
-                log::error!("a connection panicked and was ended");
-                self.bury(id);
-            }
+            Some(Outcome::Request(request)) => self.begin(id, request),
+            Some(Outcome::Closed) | None => self.bury(id),
         }
     }
 
@@ -527,6 +522,16 @@ impl Server {
     }
 }
 
+/// The boundary of one connection: a bug in it ends it and nothing else.
+fn guarded<T>(metrics: &Metrics, act: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(act));
+    if result.is_err() {
+        metrics.panics.add(1);
+        log::error!("a connection panicked and is ended; the others go on");
+    }
+    result.ok()
+}
+
 /// Answers a request exactly once: when its story breaks off, with 500.
 struct Reply {
     answers: Answers,
@@ -547,5 +552,33 @@ impl Drop for Reply {
             let problem = Problem::internal("The request broke off; the server's log says why.");
             self.answers.borrow_mut().push((id, problem.into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_connection_ends_at_its_boundary_and_is_counted() {
+        let metrics = Metrics::default();
+        assert_eq!(guarded(&metrics, || 7), Some(7));
+        assert_eq!(guarded(&metrics, || -> u8 { panic!("a bug in a connection") }), None);
+        assert!(metrics.render().contains("vmshare_panics_total 1\n"), "{}", metrics.render());
+    }
+
+    #[test]
+    fn a_story_that_breaks_off_still_answers_its_request() {
+        let answers = Answers::default();
+        let reply = Reply { answers: Rc::clone(&answers), id: Some(3) };
+        let mut tasks = Tasks::new(std::sync::Arc::new(|| ()));
+        tasks.spawner().spawn("request", async move {
+            let _held = &reply;
+            panic!("a bug in a handler");
+        });
+        let (_, panicked) = tasks.run_ready(Instant::now(), 10);
+        assert_eq!(panicked, ["request"]);
+        let given = answers.borrow();
+        assert_eq!(given.iter().map(|(id, response)| (*id, response.status)).collect::<Vec<_>>(), [(3, 500)]);
     }
 }
