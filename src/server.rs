@@ -59,6 +59,8 @@ struct Open {
     token: Token,
     /// The earliest entry in the heap of timers.
     armed: Option<Instant>,
+    /// Its entries in that heap end with it.
+    life: Rc<()>,
     pending: Option<Pending>,
 }
 
@@ -147,6 +149,8 @@ impl Server {
     /// # Errors
     /// The poll itself fails: nothing can go on.
     pub fn run(&mut self) -> std::io::Result<()> {
+        // Where the rights are there: 500 desktops wait for this thread, and it is seldom busy for long.
+        let _ = crate::sys::priority::step_forward();
         while !self.is_over() {
             self.turn()?;
         }
@@ -288,7 +292,7 @@ impl Server {
         };
         let now = self.cx.now();
         let conn = Conn::new(Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
-        self.conns.insert(id, Open { conn, token, armed: None, pending: None });
+        self.conns.insert(id, Open { conn, token, armed: None, life: Rc::default(), pending: None });
         *self.per_ip.entry(peer).or_default() += 1;
         self.cx.metrics.connections.set(self.conns.len() as u64);
         // Its first bytes have often come with it; when they have not, the socket says so and an event follows.
@@ -316,7 +320,7 @@ impl Server {
         let Some(at) = open.conn.next_timeout() else { return };
         if open.armed.is_none_or(|armed| at < armed) {
             open.armed = Some(at);
-            self.cx.clock.at(at, Owner::Conn(id));
+            self.cx.clock.at_while(at, Owner::Conn(id), &open.life);
         }
     }
 
