@@ -76,6 +76,7 @@ export function setUpBar(focusGuest) {
     showBar();
     $("home").focus();
   });
+  $("handle").addEventListener("pointerenter", (event) => event.pointerType === "mouse" && showBar());
   $("bar").addEventListener("keydown", arrows);
   onChord(() => {
     showBar();
