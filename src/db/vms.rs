@@ -37,6 +37,12 @@ impl VmState {
         }
     }
 
+    /// True while the VM holds its ports.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Stopping)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -380,12 +386,16 @@ pub async fn live_all(db: &Db) -> Result<Vec<VmRow>, Error> {
     db.call(|conn| rows(conn.query(include_str!("../../sql/vms/live_all.sql"), &[]))).await
 }
 
-/// A page of a user's VMs, live ones first, then newest first, made before `before`.
+/// Where a page of VMs begins: behind a VM that was (or was not) live and was made at a time.
+pub type Before = Option<(bool, Timestamp)>;
+
+/// A page of a user's VMs, live ones first, then newest first.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Option<Timestamp>) -> Result<Vec<VmRow>, Error> {
-    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_of_user.sql"), &[&user, &limit, &before])))
+pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Before) -> Result<Vec<VmRow>, Error> {
+    let (live, at) = before.unzip();
+    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_of_user.sql"), &[&user, &limit, &live, &at])))
         .await
 }
 
@@ -393,8 +403,9 @@ pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Option<Time
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn list_all(db: &Db, limit: i64, before: Option<Timestamp>) -> Result<Vec<VmRow>, Error> {
-    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &before]))).await
+pub async fn list_all(db: &Db, limit: i64, before: Before) -> Result<Vec<VmRow>, Error> {
+    let (live, at) = before.unzip();
+    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &live, &at]))).await
 }
 
 fn rows(rows: Result<Vec<Row>, Error>) -> Result<Vec<VmRow>, Error> {

@@ -21,6 +21,8 @@ use std::sync::Arc;
 const PAGE: u64 = 20;
 /// Most rows a page may have.
 const PAGE_MAX: u64 = 100;
+/// Marks a place among the live VMs, which come before newer ones that have ended.
+const LIVE: &str = "live-";
 
 /// `POST /run-iso`: the caller's VM, started if need be. Answers when its screen can be shown.
 pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
@@ -131,6 +133,13 @@ fn live_json(cx: &Cx, vm: &Vm) -> Value {
     vm::to_json(&vm.row.borrow(), Some(vm), cx.now())
 }
 
+/// A place in the list: the time of a VM, with [`LIVE`] before it while the page is still among the live ones.
+fn parse_before(text: &str) -> Result<(bool, jiff::Timestamp), Problem> {
+    let (live, time) = text.strip_prefix(LIVE).map_or((false, text), |time| (true, time));
+    let wrong = "must be a time like 2026-11-23T10:11:03Z, or what `next` says";
+    time.parse().map(|at| (live, at)).map_err(|_| Problem::unprocessable("before", wrong))
+}
+
 /// `GET /vms`: `{vms, next}`, live ones first; `next` is the `before` of the next page.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
@@ -143,13 +152,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
             .ok_or_else(|| Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE_MAX}")))?,
     };
-    let before =
-        match query.get("before") {
-            None => None,
-            Some(text) => Some(text.parse::<jiff::Timestamp>().map_err(|_| {
-                Problem::unprocessable("before", "must be a time like 2026-11-23T10:11:03Z, from `next`")
-            })?),
-        };
+    let before = query.get("before").map(parse_before).transpose()?;
     let all = query.get("all") == Some("1") && caller.is_admin();
     let asked = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = if all {
@@ -158,7 +161,10 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         cx.db(vms::list_of_user(&cx.db, caller.user.id.clone(), asked, before)).await?
     };
     let full = rows.len() as u64 >= limit;
-    let next = rows.iter().map(|row| row.created_at).min().filter(|_| full).map(|at| at.to_string());
+    let next = rows.last().filter(|_| full).map(|row| {
+        let live = if row.state.is_live() { LIVE } else { "" };
+        format!("{live}{}", row.created_at)
+    });
     let shown: Vec<Value> = rows.iter().map(|row| row_json(&cx, row)).collect();
     Ok(Response::json(200, &json!({ "vms": shown, "next": next })))
 }
