@@ -116,14 +116,17 @@ pub async fn login(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     let account_rate = Rate::per_quarter_hour(limits.login_failures_per_account);
     let address_rate = Rate::per_quarter_hour(limits.login_failures_per_ip);
-    cx.throttle.check(Kind::AccountFailure, &name, account_rate, cx.now())?;
     cx.throttle.check(Kind::AddressFailure, &ip, address_rate, cx.now())?;
-    let (user, stored) = cx.db(users::by_email_or_login(&cx.db, name.clone())).await?.unzip();
-    let verdict = cx.hash.verify(password.clone(), stored).await?;
+    // Counted before it is compared, and given back if it was no guess: many at once are no more than one after the other. An address
+    // may be a whole class that signs in, so there only failures count.
+    cx.throttle.take(Kind::AccountFailure, &name, account_rate, cx.now())?;
+    let compared = compare(&cx, &name, password.clone()).await;
+    if !matches!(compared, Ok((_, Verdict::Wrong))) {
+        cx.throttle.give_back(Kind::AccountFailure, &name);
+    }
+    let (user, verdict) = compared?;
     let user = user.filter(|user| verdict != Verdict::Wrong && !user.disabled);
     let Some(user) = user else {
-        // Whether there is room left was checked above; here the failure is only counted.
-        let _ = cx.throttle.take(Kind::AccountFailure, &name, account_rate, cx.now());
         let _ = cx.throttle.take(Kind::AddressFailure, &ip, address_rate, cx.now());
         log::info!(ip = ip.as_str(), req = req.id.as_str(); "log-in refused");
         return Err(bad_credentials());
@@ -134,6 +137,13 @@ pub async fn login(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     audit(&cx, &req, &user, "login").await;
     signed_in(&cx, &req, 200, &user).await
+}
+
+/// The account of that name, and whether this is its password; the same work where there is no account.
+async fn compare(cx: &Cx, name: &str, password: String) -> Result<(Option<User>, Verdict), Problem> {
+    let (user, stored) = cx.db(users::by_email_or_login(&cx.db, name.to_owned())).await?.unzip();
+    let verdict = cx.hash.verify(password, stored).await?;
+    Ok((user, verdict))
 }
 
 /// `POST /auth/logout`.
@@ -174,10 +184,15 @@ pub async fn password(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let current = fields.str("current")?.to_owned();
     let new = check_password("new", fields.str("new")?)?;
     let rate = Rate::per_quarter_hour(cx.config.limits.login_failures_per_account);
-    cx.throttle.check(Kind::AccountFailure, &user.email, rate, cx.now())?;
-    let (_, stored) = cx.db(users::by_email_or_login(&cx.db, user.email.clone())).await?.unzip();
-    if current.len() > PASSWORD_MAX || cx.hash.verify(current, stored).await? == Verdict::Wrong {
-        let _ = cx.throttle.take(Kind::AccountFailure, &user.email, rate, cx.now());
+    cx.throttle.take(Kind::AccountFailure, &user.email, rate, cx.now())?;
+    let verdict = match current.len() > PASSWORD_MAX {
+        true => Ok(Verdict::Wrong),
+        false => compare(&cx, &user.email, current).await.map(|(_, verdict)| verdict),
+    };
+    if !matches!(verdict, Ok(Verdict::Wrong)) {
+        cx.throttle.give_back(Kind::AccountFailure, &user.email);
+    }
+    if verdict? == Verdict::Wrong {
         return Err(Problem::new(401, "bad_credentials", "The current password is not right.").in_field("current"));
     }
     let phc = cx.hash.create(new).await?;

@@ -78,6 +78,13 @@ impl Throttle {
         self.with(kind, key, rate, now, 1.0)
     }
 
+    /// Gives a token back: what it was taken for did no harm.
+    pub fn give_back(&self, kind: Kind, key: &str) {
+        if let Some((bucket, rate)) = self.0.borrow_mut().get_mut(&(kind, key.to_owned())) {
+            bucket.tokens = (bucket.tokens + 1.0).min(f64::from(rate.count));
+        }
+    }
+
     /// Says whether a token is there without taking it.
     ///
     /// # Errors
@@ -126,6 +133,18 @@ mod tests {
         assert!(refused.headers.contains(&("retry-after", "21".to_owned())), "{:?}", refused.headers);
         throttle.take(Kind::Login, "b", rate, start).expect("another address has its own");
         throttle.take(Kind::Login, "a", rate, start + Duration::from_secs(21)).expect("it filled again");
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again_and_a_bucket_never_overflows() {
+        let (throttle, now, rate) = (Throttle::default(), Instant::now(), Rate::per_minute(1));
+        throttle.give_back(Kind::AccountFailure, "a");
+        throttle.take(Kind::AccountFailure, "a", rate, now).expect("the only one");
+        for _ in 0..3 {
+            throttle.give_back(Kind::AccountFailure, "a");
+        }
+        throttle.take(Kind::AccountFailure, "a", rate, now).expect("it is back");
+        throttle.take(Kind::AccountFailure, "a", rate, now).expect_err("and was one");
     }
 
     #[test]
