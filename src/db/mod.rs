@@ -101,10 +101,25 @@ impl From<postgres::Error> for Error {
             Some(db) if *db.code() == postgres::error::SqlState::UNIQUE_VIOLATION => {
                 Self::Unique { constraint: db.constraint().unwrap_or("?").to_owned() }
             }
+            Some(db) if passes(db.code().code()) => {
+                log::warn!("database: {}", db.message());
+                Self::Lost
+            }
             Some(db) => Self::Other(format!("{}: {}", db.severity(), db.message())),
+            None if error.is_closed() || is_io(&error) => Self::Lost,
             None => Self::Other(error.to_string()),
         }
     }
+}
+
+/// SQLSTATEs that say nothing against the statement: the same one may be done a moment later. Classes 08 (connection), 40 (rolled
+/// back), 53 (out of memory, disk or connections), 57 (shut down, crashed, timed out), and 55P03 (a lock is held).
+fn passes(code: &str) -> bool {
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03"
+}
+
+fn is_io(error: &postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 /// What the thread is given: it is called with a connection, or with why there is none.
