@@ -30,8 +30,10 @@ const NAME: &str = "vmshare";
 const OLDEST: u32 = 14;
 /// How long a start may take (recovery after a crash included).
 const START: Duration = Duration::from_secs(60);
-/// How long a fast shutdown may take, then an immediate one.
-const STOP: Duration = Duration::from_secs(8);
+/// How long a fast shutdown may take, then an immediate one, which costs the next start a recovery. Together below the 10 s in which a
+/// server must end.
+const STOP: [(Signal, Duration); 2] =
+    [(Signal::Interrupt, Duration::from_secs(5)), (Signal::Quit, Duration::from_secs(3))];
 /// Between looks while it starts or stops.
 const LOOK: Duration = Duration::from_millis(10);
 /// The log is begun anew above this size.
@@ -147,9 +149,9 @@ impl Cluster {
     pub fn stop(&mut self) {
         let Some(pid) = self.postmaster() else { return };
         let Ok(process) = PidFd::open(pid) else { return };
-        for signal in [Signal::Interrupt, Signal::Quit] {
+        for (signal, limit) in STOP {
             let _ = process.send(signal);
-            let deadline = Instant::now() + STOP;
+            let deadline = Instant::now() + limit;
             while Instant::now() < deadline {
                 if let Some(child) = &mut self.child {
                     // Reaped, or it stays a zombie that looks alive.
