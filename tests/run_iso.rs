@@ -192,21 +192,9 @@ fn a_scratch_disk_lives_as_long_as_its_vm() {
     server.end();
 }
 
-fn with_stand_in(mode: &str, limits: &str) -> Server {
-    let folder = common::folder();
-    let qemu = stand_in::install(folder.path(), mode);
-    let top = format!(
-        "tls = \"off\"\nstop_vms_on_exit = true\naccel = \"{}\"\nqemu_bin = {qemu:?}",
-        if mode == "kvm-dies" { "kvm" } else { "tcg" }
-    );
-    let text = common::settings(&folder.path().join("b"), &top, limits, "");
-    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
-    Server::run(folder)
-}
-
 #[test]
 fn a_qemu_that_fails_to_start_is_told_in_its_own_words_and_leaves_nothing() {
-    let server = with_stand_in("refuse", "");
+    let server = stand_in::server("refuse", "");
     let token = server.sign_up("poor");
     let answer = server.call("POST", "/run-iso", &token, &Value::Null);
     assert_eq!((answer.status, answer.code()), (500, "qemu_failed"), "{answer:?}");
@@ -219,7 +207,7 @@ fn a_qemu_that_fails_to_start_is_told_in_its_own_words_and_leaves_nothing() {
 
 #[test]
 fn a_qemu_that_hangs_is_given_up_and_leaves_nothing() {
-    let server = with_stand_in("hang", "boot_seconds = 1");
+    let server = stand_in::server("hang", "boot_seconds = 1");
     let token = server.sign_up("patient");
     let answer = server.call("POST", "/run-iso", &token, &Value::Null);
     assert_eq!(answer.status, 500, "{answer:?}");
@@ -230,7 +218,7 @@ fn a_qemu_that_hangs_is_given_up_and_leaves_nothing() {
 
 #[test]
 fn a_reload_neither_starts_a_second_vm_nor_kills_the_first_and_who_leaves_for_good_leaves_nothing() {
-    let server = with_stand_in("slow", "launch_grace_seconds = 1");
+    let server = stand_in::server("slow", "launch_grace_seconds = 1");
     let reloader = server.sign_up("reloader");
     let begin = |token: &str| {
         let mut socket = server.connect();
@@ -263,7 +251,7 @@ fn a_reload_neither_starts_a_second_vm_nor_kills_the_first_and_who_leaves_for_go
 
 #[test]
 fn a_vm_whose_kvm_dies_goes_on_under_tcg_once_and_the_host_is_remembered() {
-    let server = with_stand_in("kvm-dies", "");
+    let server = stand_in::server("kvm-dies", "");
     let token = server.sign_up("kvm");
     let vm = server.launch(&token);
     assert_eq!(vm["accel"], json!("kvm"));

@@ -3,8 +3,10 @@
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
 //! under KVM), anything else: a VM that runs.
 
+use super::Server;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,27 @@ pub fn install(folder: &Path, mode: &str) -> PathBuf {
     fs::write(&script, text).expect("script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
     script
+}
+
+/// A server whose QEMU is the stand-in.
+pub fn server(mode: &str, limits: &str) -> Server {
+    let folder = super::folder();
+    let qemu = install(folder.path(), mode);
+    let accel = if mode == "kvm-dies" { "kvm" } else { "tcg" };
+    let top = format!("tls = \"off\"\nstop_vms_on_exit = true\naccel = \"{accel}\"\nqemu_bin = {qemu:?}");
+    let text = super::settings(&folder.path().join("b"), &top, limits, "");
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    Server::run(folder)
+}
+
+/// A launch that is under way; the connection that asked for it.
+pub fn launching(server: &Server, token: &str) -> TcpStream {
+    let mut socket = server.connect();
+    write!(socket, "POST /run-iso HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n")
+        .expect("send");
+    let recorded = "select count(*) from vms where state = 'starting' and pid is not null";
+    super::until("the launch is under way", || (server.count(recorded) > 0).then_some(()));
+    socket
 }
 
 /// The body of the test `stand_in_for_qemu`: nothing, unless started by the script.

@@ -1,0 +1,247 @@
+//! What breaks under a running server: PostgreSQL killed, locked or frozen, the server itself killed or told to end at a bad moment.
+//! In each case nobody's desktop notices, what was acknowledged is kept, and nothing is left behind.
+
+mod common;
+
+use common::{Server, closed, processes_of, stand_in, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tungstenite::{Message, WebSocket};
+
+/// An end within this is in time (the contract's 10 s, and a second for a busy machine).
+const IN_TIME: Duration = Duration::from_secs(11);
+
+#[test]
+fn stand_in_for_qemu() {
+    stand_in::play();
+}
+
+fn signal(name: &str, pids: &[u32]) {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    // One of them may have ended meanwhile.
+    let _ = Command::new("kill").arg(name).args(&pids).stderr(std::process::Stdio::null()).status();
+}
+
+/// All processes of a server's own PostgreSQL: the postmaster and its children, which are titled without the folder.
+fn postgres(server: &Server) -> Vec<u32> {
+    let file = server.base().join("postgres/data/postmaster.pid");
+    let text = fs::read_to_string(file).expect("PostgreSQL runs");
+    let postmaster: u32 = text.lines().next().and_then(|pid| pid.parse().ok()).expect("pid");
+    let children = Command::new("pgrep").args(["-P", &postmaster.to_string()]).output().expect("pgrep");
+    let children = String::from_utf8(children.stdout).expect("numbers");
+    std::iter::once(postmaster).chain(children.lines().map(|pid| pid.parse().expect("pid"))).collect()
+}
+
+/// PostgreSQL as a host under heavy swapping has it: there, and silent. Goes on when this is dropped.
+struct Frozen(Vec<u32>);
+
+impl Frozen {
+    fn new(server: &Server) -> Self {
+        let pids = postgres(server);
+        signal("-STOP", &pids);
+        Self(pids)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+fn ping(screen: &mut WebSocket<TcpStream>) {
+    screen.send(Message::Ping(b"x".to_vec().into())).expect("ping");
+    while screen.read().expect("pong") != Message::Pong(b"x".to_vec().into()) {}
+}
+
+/// Waits until the VM's end is in the database, and what it held is free.
+fn ended(server: &Server, vm: &Value) -> (String, String) {
+    let vmid = vm["vmid"].as_str().expect("vmid").to_owned();
+    let row = until("the end is written down", || {
+        // The database may still be on its way back.
+        let answer = server.call("GET", "/readyz", "", &Value::Null);
+        (answer.status == 200).then_some(())?;
+        let sql = "select state, coalesce(exit, '') from vms where vmid = $1 and ended_at is not null";
+        server.database().query_opt(sql, &[&vmid]).expect("row")
+    });
+    until("its folder is gone", || (!server.base().join("runs").join(&vmid).exists()).then_some(()));
+    (row.get(0), row.get(1))
+}
+
+#[test]
+fn postgresql_that_is_killed_comes_back_and_an_end_it_missed_is_written_then() {
+    let server = Server::start();
+    let (stays, dies) = (server.sign_up("stays"), server.sign_up("dies"));
+    let (kept, lost) = (server.launch(&stays), server.launch(&dies));
+    let (mut screen, mut other) = (server.screen(&stays, &kept), server.screen(&dies, &lost));
+    signal("-KILL", &postgres(&server));
+    signal("-KILL", &[u32::try_from(lost["pid"].as_u64().expect("pid")).expect("pid")]);
+    let began = Instant::now();
+    assert_eq!(closed(&mut other).0, 1000, "the screen is told without the database");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    ping(&mut screen);
+    assert_eq!(server.call("GET", "/", "", &Value::Null).status, 200);
+
+    let (state, exit) = ended(&server, &lost);
+    assert_eq!(state, "failed");
+    assert!(exit.starts_with("qemu was killed by signal 9"), "{exit}");
+    let again = server.launch(&dies);
+    assert_ne!(again["vmid"], lost["vmid"]);
+    ping(&mut screen);
+    server.stop(&dies, &again);
+    server.stop(&stays, &kept);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn an_end_that_a_lock_keeps_from_being_written_is_written_when_the_lock_is_gone() {
+    let server = Server::start();
+    let token = server.sign_up("locked");
+    let vm = server.launch(&token);
+    let mut operator = server.database();
+    let mut lock = operator.transaction().expect("transaction");
+    lock.batch_execute("lock table vms in exclusive mode").expect("lock");
+    signal("-KILL", &[u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid")]);
+    // Longer than the server's lock_timeout of 2 s.
+    server.wait_for_log("killed by signal 9");
+    let began = Instant::now();
+    until("the server's first attempt is over", || (began.elapsed() > Duration::from_millis(2500)).then_some(()));
+    lock.rollback().expect("unlock");
+    drop(operator);
+    assert_eq!(ended(&server, &vm).0, "failed");
+    let vm = server.launch(&token);
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_launch_that_loses_its_database_is_told_so_and_leaves_nothing() {
+    let server = stand_in::server("slow", "");
+    let token = server.sign_up("halfway");
+    let mut socket = stand_in::launching(&server, &token);
+    let frozen = Frozen::new(&server);
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 503", "{}", String::from_utf8_lossy(&answer));
+    drop(frozen);
+    until("the row is gone", || (server.count("select count(*) from vms") == 0).then_some(()));
+    server.assert_nothing_left();
+    let vm = server.launch(&token);
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
+fn a_vm_is_stopped_although_the_database_is_frozen_and_its_end_is_written_later() {
+    let server = Server::start();
+    let token = server.sign_up("stopper");
+    let vm = server.launch(&token);
+    let pid = u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid");
+    let path = format!("/vms/{}/stop", vm["vmid"].as_str().expect("vmid"));
+    let frozen = Frozen::new(&server);
+    let answer = server.call("POST", &path, &token, &json!({"force": true}));
+    assert_eq!((answer.status, answer.code()), (503, "database_away"), "{answer:?}");
+    assert!(!fs::exists(format!("/proc/{pid}")).expect("proc"), "the VM does not wait for the database");
+    drop(frozen);
+    assert_eq!(ended(&server, &vm), ("stopped".to_owned(), "stopped by user".to_owned()));
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_server_told_to_end_while_the_database_is_frozen_ends_in_time() {
+    let mut server = Server::with("tls = \"off\"", "", "");
+    server.sign_up("last");
+    let frozen = Frozen::new(&server);
+    let began = Instant::now();
+    server.kill("-TERM");
+    let (code, folder, said) = server.wait();
+    let took = began.elapsed();
+    drop(frozen);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(took < IN_TIME, "{took:?}\n{said}");
+    // The next server has a PostgreSQL that works, whatever became of the former one.
+    let server = Server::run(folder);
+    assert_eq!(server.count("select count(*) from users"), 1);
+    server.end();
+}
+
+#[test]
+fn a_server_told_to_end_in_the_middle_of_a_launch_takes_it_back_and_answers() {
+    let mut server = stand_in::server("slow", "");
+    let token = server.sign_up("middle");
+    let mut socket = stand_in::launching(&server, &token);
+    let began = Instant::now();
+    server.kill("-TERM");
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).expect("the answer, then the end");
+    let status = common::Answer::parse(&answer).status;
+    assert!(status == 503 || status == 409, "{}", String::from_utf8_lossy(&answer));
+    let (code, folder, said) = server.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(began.elapsed() < IN_TIME, "{:?}\n{said}", began.elapsed());
+    assert_eq!(processes_of(folder.path()), Vec::<u32>::new(), "{said}");
+    let server = Server::run(folder);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_server_killed_while_qemu_starts_leaves_nothing_to_the_next() {
+    let mut server = stand_in::server("hang", "");
+    let token = server.sign_up("killed");
+    let socket = stand_in::launching(&server, &token);
+    let qemu = processes_of(&server.base().join("runs"));
+    assert!(!qemu.is_empty(), "the stand-in runs");
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    drop(socket);
+    let server = Server::run(folder);
+    server.assert_nothing_left();
+    let exit = server.database().query_one("select exit from vms", &[]).expect("row");
+    assert_eq!(exit.get::<_, &str>(0), "the server ended while it started");
+    server.end();
+}
+
+#[test]
+fn a_second_server_on_the_same_database_is_refused_in_words() {
+    let host = Server::start();
+    host.database().batch_execute("create database shared").expect("a database");
+    let url = format!("postgresql://vmshare@/shared?host={}", host.base().join("postgres/run").display());
+    let top = format!("tls = \"off\"\ndatabase_url = {url:?}");
+    let first = Server::with(&top, "", "");
+    let folder = common::folder();
+    fs::write(folder.path().join("vmshare.toml"), common::settings(&folder.path().join("b"), &top, "", ""))
+        .expect("settings");
+    let (code, _folder, said) = Server::run_unready(folder).wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(first.call("GET", "/readyz", "", &Value::Null).status, 200, "the first one goes on");
+    first.end();
+    host.end();
+}
+
+#[test]
+fn a_database_that_is_away_at_the_start_is_waited_for_and_told() {
+    let host = Server::start();
+    let url = "postgresql://vmshare@127.0.0.1:1/own";
+    let folder = common::folder();
+    let top = format!("tls = \"off\"\ndatabase_url = {url:?}");
+    fs::write(folder.path().join("vmshare.toml"), common::settings(&folder.path().join("b"), &top, "", ""))
+        .expect("settings");
+    let server = Server::run_unready(folder);
+    server.wait_for_log("database away");
+    let ready = server.call("GET", "/readyz", "", &Value::Null);
+    assert_eq!((ready.status, ready.code()), (503, "not_ready"), "{ready:?}");
+    assert!(ready.json["detail"].as_str().expect("detail").contains("database"), "{ready:?}");
+    assert_eq!(server.call("GET", "/", "", &Value::Null).status, 200);
+    let body = json!({"email": "a@example.org", "password": "correct horse"});
+    assert_eq!(server.call("POST", "/auth/login", "", &body).code(), "database_away");
+    server.end();
+    host.end();
+}
