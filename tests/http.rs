@@ -225,10 +225,17 @@ fn tls_client(seen: &Arc<Any>) -> Arc<rustls::ClientConfig> {
     Arc::new(config)
 }
 
-fn tls_get(server: &Server, config: &Arc<rustls::ClientConfig>) -> (Answer, Option<rustls::HandshakeKind>) {
+fn tls_open(
+    server: &Server,
+    config: &Arc<rustls::ClientConfig>,
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     let name = ServerName::try_from("localhost").expect("name");
     let connection = rustls::ClientConnection::new(Arc::clone(config), name).expect("client");
-    let mut stream = rustls::StreamOwned::new(connection, server.connect());
+    rustls::StreamOwned::new(connection, server.connect())
+}
+
+fn tls_get(server: &Server, config: &Arc<rustls::ClientConfig>) -> (Answer, Option<rustls::HandshakeKind>) {
+    let mut stream = tls_open(server, config);
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("send");
     (one(&mut stream), stream.conn.handshake_kind())
 }
@@ -248,6 +255,9 @@ fn tls_is_made_by_itself_resumed_reloaded_and_explained_to_who_speaks_plain_http
     assert!(answer.header("strict-transport-security").is_some());
     assert_eq!(tls_get(&server, &config).1, Some(rustls::HandshakeKind::Resumed));
 
+    let mut old = tls_open(&server, &config);
+    old.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("send");
+    assert_eq!(one(&mut old).status, 200);
     let before = seen.0.lock().expect("lock").clone();
     let tls = server.base().join("tls");
     fs::remove_dir_all(&tls).expect("the old certificate");
@@ -257,6 +267,8 @@ fn tls_is_made_by_itself_resumed_reloaded_and_explained_to_who_speaks_plain_http
     let fresh = tls_client(&seen);
     tls_get(&server, &fresh);
     assert_ne!(*seen.0.lock().expect("lock"), before, "the new certificate is served");
+    old.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("send");
+    assert_eq!(one(&mut old).status, 200, "an old connection lives on");
     fs::write(tls.join("cert.pem"), "nonsense").expect("write");
     server.kill("-HUP");
     server.wait_for_log("the old one stays");
@@ -271,6 +283,35 @@ fn tls_is_made_by_itself_resumed_reloaded_and_explained_to_who_speaks_plain_http
     assert_eq!((moved.status, moved.header("location")), (308, Some(target.as_str())));
     server.kill("-TERM");
     assert_eq!(server.wait().0, Some(0));
+}
+
+#[test]
+fn a_cookie_under_tls_is_one_that_only_this_host_can_set() {
+    let server = Server::run_unready({
+        let folder = common::folder();
+        fs::write(folder.path().join("vmshare.toml"), common::settings(&folder.path().join("b"), "", "", ""))
+            .expect("settings");
+        folder
+    });
+    server.wait_for_log("database ready");
+    let mut stream = tls_open(&server, &tls_client(&Arc::default()));
+    let body = r#"{"email":"t@example.org","password":"correct horse"}"#;
+    let length = body.len();
+    write!(stream, "POST /auth/signup HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}").expect("send");
+    let cookie = one(&mut stream).header("set-cookie").expect("cookie").to_owned();
+    for part in ["__Host-vmshare_session=", "; Secure", "HttpOnly", "SameSite=Lax", "Path=/"] {
+        assert!(cookie.contains(part), "{part} in {cookie}");
+    }
+    assert!(!cookie.contains("Domain"), "{cookie}");
+    let pair = cookie.split(';').next().expect("pair");
+    write!(stream, "GET /auth/me HTTP/1.1\r\nHost: h\r\nCookie: {pair}\r\n\r\n").expect("send");
+    assert_eq!(one(&mut stream).json["user"]["login"], "t");
+    // The name that plain HTTP uses means nothing here.
+    let bare = pair.replace("__Host-", "");
+    write!(stream, "GET /auth/me HTTP/1.1\r\nHost: h\r\nCookie: {bare}\r\n\r\n").expect("send");
+    assert_eq!(one(&mut stream).status, 401);
+    drop(stream);
+    server.end();
 }
 
 #[test]
