@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Longest file and longest function, in lines.
-const FILE_LINES: usize = 620;
+const FILE_LINES: usize = 600;
 const FN_LINES: usize = 80;
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
@@ -18,22 +18,40 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file by its path below `src`, without its tests and comments.
+/// Every source file by its path below `src`, without its tests and comments; line numbers stay.
 fn house() -> Vec<(String, Vec<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     sources(&root, &mut paths);
-    assert!(paths.len() > 50, "{} files", paths.len());
-    paths
-        .iter()
-        .filter(|path| !path.to_string_lossy().contains("tests"))
-        .map(|path| {
-            let text = fs::read_to_string(path).expect("source");
-            let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-            let code = code.map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect();
-            (path.strip_prefix(&root).expect("below").to_string_lossy().into_owned(), code)
-        })
-        .collect()
+    let mut house = Vec::new();
+    for path in paths {
+        let name = path.strip_prefix(&root).expect("below").to_string_lossy().into_owned();
+        // By the path below `src` only: the project may itself lie in a folder called tests.
+        if !name.contains("tests") {
+            house.push((name, code(&fs::read_to_string(&path).expect("source"))));
+        }
+    }
+    assert!(house.len() > 50, "{} files", house.len());
+    house
+}
+
+/// Empties comments and the items behind `#[cfg(test)]`, but nothing that follows those.
+fn code(text: &str) -> Vec<String> {
+    let mut in_test = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        in_test |= line.starts_with("#[cfg(test)]");
+        let kept = if in_test { "" } else { without_comment(line) };
+        in_test &= !(line == "}" || line.ends_with(';') && !line.starts_with(' '));
+        lines.push(kept.to_owned());
+    }
+    lines
+}
+
+/// The two slashes of an address in a string begin no comment.
+fn without_comment(line: &str) -> &str {
+    let at = line.match_indices("//").map(|(at, _)| at).find(|&at| !line[..at].ends_with(':'));
+    &line[..at.unwrap_or(line.len())]
 }
 
 /// Lines that have one of `words` in files that `where_` picks.
@@ -59,25 +77,23 @@ fn parsers_are_pure() {
         "std::net",
         "std::fs",
         "std::thread",
-        "Instant",
-        "log::",
         "std::time",
-        "crate::config",
-        "crate::net",
-        "crate::vm",
+        "std::process",
+        "std::env",
+        "std::{",
+        "log::",
+        "Instant",
+        "::now()",
     ];
-    assert_eq!(
-        found(room(&["proto/", "vm/args.rs"]), &words[..])
-            .into_iter()
-            .filter(|l| !l.contains("IpAddr"))
-            .collect::<Vec<_>>(),
-        [""; 0]
-    );
+    let hits = found(room(&["proto/", "vm/args.rs"]), &words);
+    // An address is a value.
+    let hits: Vec<_> = hits.into_iter().filter(|l| !l.ends_with("use std::net::IpAddr;")).collect();
+    assert_eq!(hits, [""; 0]);
 }
 
 #[test]
 fn unsafe_code_is_in_one_room() {
-    assert_eq!(found(|name| !name.starts_with("sys/"), &["unsafe ", "allow(unsafe_code)"]), [""; 0]);
+    assert_eq!(found(|name| !name.starts_with("sys/"), &["unsafe ", "unsafe{", "allow(unsafe_code)"]), [""; 0]);
 }
 
 #[test]
@@ -89,29 +105,48 @@ fn time_is_read_by_the_loop_and_by_blocking_threads_only() {
 #[test]
 fn stories_are_told_in_their_rooms() {
     let may = ["web/", "vm/", "db/", "work/", "house.rs", "reactor/task.rs"];
-    assert_eq!(
-        found(|name| !room(&may)(name), &["async fn", "async move"])
-            .into_iter()
-            .filter(|l| !l.starts_with("server.rs"))
-            .collect::<Vec<_>>(),
-        [""; 0]
-    );
+    assert_eq!(found(|name| !room(&may)(name), &["async fn"]), [""; 0]);
+    // The server begins them.
+    assert_eq!(found(|name| !room(&may)(name) && name != "server.rs", &["async move"]), [""; 0]);
+}
+
+/// The rooms that a line names; a group cannot be told apart, so it is one that nobody may name.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        if end == 0 { "{a group}" } else { &rest[..end] }
+    })
 }
 
 #[test]
 fn dependencies_point_one_way() {
-    let rules: [(&[&str], &[&str]); 5] = [
-        (&["reactor/"], &["crate::"]),
-        (&["sys/"], &["crate::web", "crate::vm", "crate::net", "crate::db", "crate::house", "crate::proto"]),
-        (&["net/"], &["crate::web", "crate::vm", "crate::db", "crate::house", "crate::config", "crate::server"]),
-        (&["db/", "work/"], &["crate::web", "crate::vm", "crate::net", "crate::house", "crate::server"]),
-        (&["vm/"], &["crate::web", "crate::server", "crate::cli"]),
+    // What each room may name beside itself.
+    let rules: [(&str, &[&str]); 7] = [
+        ("proto/", &[]),
+        ("reactor/", &[]),
+        ("sys/", &["log"]),
+        ("net/", &["reactor", "proto", "log"]),
+        ("db/", &["reactor", "sys", "random", "config", "log"]),
+        ("work/", &["reactor", "sys", "random", "log"]),
+        ("vm/", &["config", "db", "house", "net", "proto", "random", "reactor", "sys", "log"]),
     ];
-    for (rooms, words) in rules {
-        let hits: Vec<String> =
-            found(room(rooms), words).into_iter().filter(|l| !l.contains("crate::reactor")).collect();
-        assert_eq!(hits, [""; 0], "{rooms:?} must not know {words:?}");
+    let mut hits = Vec::new();
+    for (name, code) in house() {
+        let Some((home, may)) = rules.iter().find(|(home, _)| name.starts_with(home)) else { continue };
+        for (number, line) in code.iter().enumerate() {
+            for other in named(line).filter(|other| *other != home.trim_end_matches('/') && !may.contains(other)) {
+                hits.push(format!("{name}:{}: must not name {other}: {}", number + 1, line.trim()));
+            }
+        }
     }
+    assert_eq!(hits, [""; 0]);
+}
+
+/// A function begins, whatever stands before the word.
+fn begins_fn(line: &str) -> bool {
+    let mut words = line.trim_start().split(' ');
+    let before = ["pub", "pub(crate)", "pub(super)", "const", "async", "unsafe", "extern", "\"C\""];
+    !line.trim_end().ends_with([';', '}']) && words.find(|word| !before.contains(word)) == Some("fn")
 }
 
 #[test]
@@ -129,19 +164,16 @@ fn files_and_functions_stay_readable() {
         let mut begun: Option<(usize, usize, String)> = None;
         for (number, line) in text.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let is_fn = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(super) fn ", "pub(super) async fn "];
-            if begun.is_none()
-                && is_fn.iter().any(|word| line.trim_start().starts_with(word))
-                && !line.trim_end().ends_with(';')
-            {
+            if begun.is_none() && begins_fn(line) {
                 begun = Some((number, indent, line.trim().to_owned()));
             }
             if let Some((from, at, name)) = &begun
                 && indent == *at
                 && line.trim() == "}"
             {
-                if number - from > FN_LINES {
-                    long.push(format!("{}:{}: {} lines: {name}", path.display(), from + 1, number - from));
+                let lines = number - from + 1;
+                if lines > FN_LINES {
+                    long.push(format!("{}:{}: {lines} lines: {name}", path.display(), from + 1));
                 }
                 begun = None;
             }
