@@ -4,14 +4,31 @@ use super::users::User;
 use super::{Db, Error};
 use jiff::Timestamp;
 
-/// Stores a session.
+/// A session to be stored.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// The keyed hash of its token.
+    pub token: [u8; 32],
+    /// Whose it is.
+    pub user: User,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// Where it was begun from.
+    pub ip: String,
+    /// What began it, for the audit trail: `login`, `signup`.
+    pub action: &'static str,
+}
+
+/// Stores a session with its line in the audit trail: both or neither, and in one
+/// statement, because a whole class signs in within a minute.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn create(db: &Db, token: [u8; 32], user: String, expires: Timestamp, ip: String) -> Result<(), Error> {
+pub async fn create(db: &Db, new: NewSession) -> Result<(), Error> {
     db.call(move |conn| {
-        conn.execute(include_str!("../../sql/sessions/purge.sql"), &[])?;
-        conn.execute(include_str!("../../sql/sessions/create.sql"), &[&token.as_slice(), &user, &expires, &ip])?;
+        let NewSession { token, user, expires, ip, action } = &new;
+        let sql = include_str!("../../sql/sessions/create.sql");
+        conn.execute(sql, &[&token.as_slice(), &user.id, expires, ip, action, &user.login])?;
         Ok(())
     })
     .await

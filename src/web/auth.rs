@@ -60,8 +60,7 @@ pub async fn signup(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let invite = invite.filter(|_| cx.config.signup == Signup::Invite);
     let phc = cx.hash.create(password).await?;
     let user = create(&cx, NewUser { email, login: String::new(), role, phc }, login, invite).await?;
-    audit(&cx, &req, &user, "signup").await;
-    signed_in(&cx, &req, 201, &user).await
+    signed_in(&cx, &req, 201, &user, "signup").await
 }
 
 /// Stores the account; where no login name was asked for, the address gives one, with digits behind it when it is taken.
@@ -135,8 +134,7 @@ pub async fn login(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         let phc = cx.hash.create(password).await?;
         cx.db(users::set_password(&cx.db, user.id.clone(), phc)).await?;
     }
-    audit(&cx, &req, &user, "login").await;
-    signed_in(&cx, &req, 200, &user).await
+    signed_in(&cx, &req, 200, &user, "login").await
 }
 
 /// The account of that name, and whether this is its password; the same work where there is no account.
@@ -203,8 +201,8 @@ pub async fn password(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::empty(204))
 }
 
-async fn signed_in(cx: &Cx, req: &Req, status: u16, user: &User) -> Result<Response, Problem> {
-    let (token, expires) = session::begin(cx, user, req.ip).await?;
+async fn signed_in(cx: &Cx, req: &Req, status: u16, user: &User, action: &'static str) -> Result<Response, Problem> {
+    let (token, expires) = session::begin(cx, user, req.ip, action).await?;
     let (name, value) = session::set_cookie(&token, req.secure, cx.config.session_minutes);
     let expires = jiff::Timestamp::from_second(expires.as_second()).unwrap_or(expires);
     let body = json!({ "user": user_json(user), "token": token, "expires_at": expires.to_string() });

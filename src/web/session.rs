@@ -5,7 +5,7 @@
 //! A token is 256 random bits; only HMAC-SHA256 of it under the server's secret is stored, so a stolen table opens nothing.
 
 use super::Req;
-use crate::db::sessions;
+use crate::db::sessions::{self, NewSession};
 use crate::db::users::User;
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -134,12 +134,13 @@ pub async fn authenticate(cx: &Cx, req: &Req) -> Result<Option<Caller>, Problem>
 ///
 /// # Errors
 /// 503 when the database is away.
-pub async fn begin(cx: &Cx, user: &User, ip: IpAddr) -> Result<(String, Timestamp), Problem> {
+pub async fn begin(cx: &Cx, user: &User, ip: IpAddr, action: &'static str) -> Result<(String, Timestamp), Problem> {
     let token = BASE64URL_NOPAD.encode(&crate::random::bytes::<32>());
     let hash = cx.sessions.hash(&token);
     let length = i64::from(cx.config.session_minutes) * 60;
     let expires = Timestamp::from_second(Timestamp::now().as_second() + length).unwrap_or(Timestamp::MAX);
-    cx.db(sessions::create(&cx.db, hash, user.id.clone(), expires, ip.to_string())).await?;
+    let new = NewSession { token: hash, user: user.clone(), expires, ip: ip.to_string(), action };
+    cx.db(sessions::create(&cx.db, new)).await?;
     cx.sessions.keep(hash, user.clone(), expires, cx.now());
     Ok((token, expires))
 }

@@ -20,6 +20,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_vmshare");
 const LAUNCHES: usize = 11;
 const STUDENTS: usize = 100;
 const PINGS: usize = 2000;
+/// One round of 1.5 s has some dozens of pings in its slowest hundredth; the medians of five say more.
+const ROUNDS: usize = 5;
 const PATIENT: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -37,7 +39,7 @@ impl Server {
         let config = folder.path().join("vmshare.toml");
         let text = format!(
             "host = \"127.0.0.1\"\nport = 0\ntls = \"off\"\nvm_base_dir = {:?}\nstop_vms_on_exit = true\n\
-             [limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\n\
+             [limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000\n\
              [profiles.custom]\nbase_image = {iso:?}\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n",
             folder.path().join("b")
         );
@@ -73,8 +75,16 @@ impl Server {
     }
 
     fn end(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -211,6 +221,19 @@ impl Drop for Echo {
     }
 }
 
+/// Lets a thread or process go before the crowd's threads, as the server's loop does where it has the right: what is measured is
+/// the relay, not how long the one who measures waits for a core.
+fn step_forward(id: &str) {
+    let _ = Command::new("renice").args(["-n", "-10", "-p", id]).stdout(Stdio::null()).status();
+}
+
+/// A new thread has its maker's priority; the crowd has the usual one.
+fn step_back() {
+    let own = fs::read_link("/proc/thread-self").expect("proc");
+    let id = own.file_name().expect("id").to_string_lossy().into_owned();
+    let _ = Command::new("renice").args(["-n", "0", "-p", &id]).stdout(Stdio::null()).status();
+}
+
 /// Round trips of websocket pings over an open relay and, in turn with them, of the floor; both sorted.
 fn pings(
     relay: &mut WebSocket<TcpStream>,
@@ -291,34 +314,42 @@ fn morning(server: &Server) {
     let pid = u32::try_from(answer["vm"]["pid"].as_u64().expect("pid")).expect("pid");
     settle(pid);
     let mut echo = Echo::start();
+    step_forward(&echo.0.id().to_string());
+    let own = fs::read_link("/proc/thread-self").expect("proc");
+    step_forward(&own.file_name().expect("id").to_string_lossy());
     pings(&mut relay, &mut echo, |count| count < 200);
-    let (idle, idle_floor) = pings(&mut relay, &mut echo, |count| count < PINGS);
-    let address = server.address;
-    let began = Instant::now();
-    let crowd: Vec<_> = (0..STUDENTS)
-        .map(|student| {
-            std::thread::spawn(move || {
-                let body = json!({"email": format!("student{student}@example.org"), "password": "correct horse"});
-                call(address, "POST", "/auth/login", None, &body).0
-            })
-        })
-        .collect();
-    let (busy, busy_floor) = pings(&mut relay, &mut echo, |_| !crowd.iter().all(std::thread::JoinHandle::is_finished));
-    let took = began.elapsed();
-    let signed_in = crowd.into_iter().filter_map(|t| t.join().ok()).filter(|status| *status == 200).count();
-    println!("{signed_in} sign-ins at once      {:.2} s, {} pings meanwhile", took.as_secs_f64(), busy.len());
-    for (name, idle, busy) in [("relay ping", &idle, &busy), ("bare echo process", &idle_floor, &busy_floor)] {
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (idle, idle_floor) = pings(&mut relay, &mut echo, |count| count < PINGS);
+        let crowd: Vec<_> = (0..STUDENTS).map(|student| sign_in(server.address, student)).collect();
+        let (busy, busy_floor) =
+            pings(&mut relay, &mut echo, |_| !crowd.iter().all(std::thread::JoinHandle::is_finished));
+        let signed_in = crowd.into_iter().filter_map(|t| t.join().ok()).filter(|status| *status == 200).count();
+        assert_eq!(signed_in, STUDENTS);
+        ours.push((at(&idle, 0.99), at(&busy, 0.99)));
+        floor.push((at(&idle_floor, 0.99), at(&busy_floor, 0.99)));
+    }
+    println!("{STUDENTS} sign-ins at once, {ROUNDS} rounds; a round trip's p99, idle -> meanwhile");
+    for (name, rounds) in [("relay ping", ours), ("bare echo process", floor)] {
+        let (idle, busy): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
+        let each: Vec<_> = rounds.iter().map(|(idle, busy)| format!("{:.2}x", ms(*busy) / ms(*idle))).collect();
+        let (idle, busy) = (ms(median(idle)), ms(median(busy)));
         println!(
-            "  {name:22} p50 {:.3} -> {:.3} ms, p99 {:.3} -> {:.3} ms: {:.2}x (target <= 2x, or the floor's own)",
-            ms(at(idle, 0.5)),
-            ms(at(busy, 0.5)),
-            ms(at(idle, 0.99)),
-            ms(at(busy, 0.99)),
-            ms(at(busy, 0.99)) / ms(at(idle, 0.99)),
+            "  {name:22} {idle:.3} -> {busy:.3} ms: {:.2}x of the medians, rounds {} (target <= 2x)",
+            busy / idle,
+            each.join(" ")
         );
     }
     let vmid = answer["vm"]["vmid"].as_str().expect("vmid");
     call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(&token), &json!({"force": true}));
+}
+
+fn sign_in(address: SocketAddr, student: usize) -> std::thread::JoinHandle<u16> {
+    std::thread::spawn(move || {
+        step_back();
+        let body = json!({"email": format!("student{student}@example.org"), "password": "correct horse"});
+        call(address, "POST", "/auth/login", None, &body).0
+    })
 }
 
 /// CPU time of a process in hundredths of a second.
@@ -384,11 +415,10 @@ fn main() {
     server.end();
     let folder = std::mem::replace(&mut server.folder, tempfile::tempdir().expect("folder"));
     let config = folder.path().join("vmshare.toml");
-    let mut again = Server::run(folder, &config);
+    let again = Server::run(folder, &config);
     println!(
         "cold start               listening after {:.0} ms, ready after {:.0} ms",
         ms(again.listening),
         ms(again.ready)
     );
-    again.end();
 }
