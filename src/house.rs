@@ -13,12 +13,14 @@ use crate::net::tls::TlsSettings;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
+use crate::store::{Claims, Layout};
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vmid, Vms};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
 use crate::web::throttle::Throttle;
+use crate::web::uploads::Uploads;
 use crate::work::hash::Hash;
 use crate::work::{Pool, Refused};
 use std::cell::{Cell, RefCell};
@@ -27,6 +29,9 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Between two attempts to hand a piece of an upload to threads that have too much to do.
+const STORE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Who gets an event or a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,6 +88,14 @@ pub struct House {
     pub db: Db,
     /// Threads for files and processes.
     pub disk: Pool,
+    /// Threads that write uploads: they may wait for the disk for seconds, which a launch must not.
+    pub store: Pool,
+    /// Where what people keep is.
+    pub layout: Layout,
+    /// One change of a user's images and disks at a time.
+    pub claims: Claims,
+    /// Uploads that are being worked on.
+    pub uploads: Uploads,
     /// The password thread.
     pub hash: Hash,
     /// Sessions, as the database has them.
@@ -160,6 +173,15 @@ impl House {
     /// 503 when their queue is full, 500 when the job broke.
     pub async fn disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
         self.disk.call(job).await.map_err(Problem::from)
+    }
+
+    /// Runs `job` on the threads that write uploads, as soon as they have time.
+    ///
+    /// # Errors
+    /// 500 when the job broke.
+    pub async fn store<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+        let pause = || self.clock.sleep(STORE_PAUSE);
+        self.store.call_in_turn(pause, job).await.map_err(Problem::from)
     }
 
     /// `work` or nothing after `limit`; only for plain waits.

@@ -22,6 +22,7 @@ pub mod proto;
 pub mod random;
 pub mod reactor;
 pub mod server;
+pub mod store;
 pub mod sys;
 pub mod vm;
 pub mod web;

@@ -112,6 +112,9 @@ impl Server {
             body_time: seconds(limits.body_seconds),
             idle_time: seconds(limits.idle_seconds),
             write_time: seconds(limits.write_seconds),
+            stall_time: seconds(limits.upload_stall_seconds),
+            streams: web::streams,
+            notify: cx.notify(),
         });
         Ok(Self {
             reactor,
@@ -291,7 +294,7 @@ impl Server {
             Err(e) => return log::warn!("a connection cannot be watched: {e}"),
         };
         let now = self.cx.now();
-        let conn = Conn::new(Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
+        let conn = Conn::new(id, Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
         self.conns.insert(id, Open { conn, token, armed: None, life: Rc::default(), pending: None });
         *self.per_ip.entry(peer).or_default() += 1;
         self.cx.metrics.connections.set(self.conns.len() as u64);
@@ -342,9 +345,9 @@ impl Server {
             self.answers.borrow_mut().push((id, response));
             return;
         }
-        let Request { head, body } = request;
-        let req =
-            Req { id: name, head, body, ip, secure, gone, caller: std::cell::OnceCell::new(), params: Vec::new() };
+        let Request { head, body, incoming } = request;
+        let (caller, params) = (std::cell::OnceCell::new(), Vec::new());
+        let req = Req { id: name, head, body, incoming, ip, secure, gone, caller, params };
         let reply = Reply { answers: Rc::clone(&self.answers), id: Some(id) };
         let cx = Rc::clone(&self.cx);
         self.tasks.spawner().spawn("request", async move { reply.give(web::answer(cx, req).await) });

@@ -113,6 +113,7 @@ fn wish(user: &str, first_port: u16, count: u16) -> Wish {
         profile: "custom".into(),
         iso: "tiny.iso".into(),
         persistence: "ephemeral".into(),
+        disk: None,
         memory_mb: 128,
         cpus: 1,
         vnc_range: first_port..=first_port + count - 1,

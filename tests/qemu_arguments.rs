@@ -12,6 +12,7 @@ use vmshare::sys::child::Spawn;
 use vmshare::sys::pidfd::Exit;
 use vmshare::sys::user::{euid, lookup_user};
 use vmshare::vm::args::{self, Accel, Machine, Network, Video, Vnc};
+use vmshare::vm::disk_args;
 use vmshare::vm::programs;
 
 /// Enough for a busy test machine; nothing waits for it in vain.
@@ -49,12 +50,13 @@ fn run(change: impl FnOnce(&mut Machine<'_>), uid_gid: Option<(u32, u32)>) -> St
         name: "vm-test",
         memory_mb: 64,
         cpus: 1,
-        iso: &iso,
+        iso: Some(&iso),
         run_dir: &run_dir,
         vnc: Vnc::Unix,
         network: Network::Restricted,
         video: Video::Std,
-        disk: None,
+        disks: &[],
+        order: args::BootOrder::Cd,
     };
     change(&mut machine);
     let line: Vec<OsString> = args::qemu(&machine).unwrap();
@@ -104,13 +106,18 @@ fn qemu_takes_every_option_and_says_nothing() {
 fn qemu_takes_the_virtio_screen_no_network_and_a_scratch_disk() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("a,b.qcow2");
-    let create = args::qemu_img_create(&programs::find_qemu_img(None).unwrap(), &disk, 1).unwrap();
+    let create = disk_args::qemu_img_create(
+        &programs::find_qemu_img(None).unwrap(),
+        &disk,
+        &disk_args::NewDisk { gb: Some(1), base: None },
+    )
+    .unwrap();
     let made = std::process::Command::new(&create[0]).args(&create[1..]).status().unwrap();
     assert!(made.success(), "{create:?}");
     let change = |m: &mut Machine<'_>| {
         (m.video, m.network, m.cpus) = (Video::Virtio, Network::None, 2);
         // Lives as long as the test.
-        m.disk = Some(Box::leak(disk.clone().into_boxed_path()));
+        m.disks = Box::leak(Box::new([disk.clone()]));
     };
     assert_eq!(run(change, None), "");
 }

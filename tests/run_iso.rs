@@ -164,7 +164,9 @@ fn a_wish_that_is_wrong_names_its_field() {
         (json!({"cpus": 0}), 422, "cpus"),
         (json!({"cpus": "two"}), 422, "cpus"),
         (json!({"profile": "nope"}), 422, "profile"),
-        (json!({"persistence": "persistent"}), 422, "persistence"),
+        (json!({"persistence": "sometimes"}), 422, "persistence"),
+        (json!({"disk": "a/b"}), 422, "disk"),
+        (json!({"disk": "a", "persistence": "ephemeral"}), 422, "persistence"),
         (json!({"data_disk_gb": 100_000}), 422, "data_disk_gb"),
         (json!({"memory": 1}), 422, "memory"),
     ] {

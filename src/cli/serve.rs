@@ -11,6 +11,7 @@ use crate::net::tls::{self, TlsSettings};
 use crate::reactor::task::Tasks;
 use crate::reactor::{Clock, Reactor};
 use crate::server::Server;
+use crate::store::{Claims, Layout};
 use crate::sys::lock::FolderLock;
 use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
@@ -20,6 +21,7 @@ use crate::vm::{Vms, adopt};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
 use crate::web::throttle::Throttle;
+use crate::web::uploads::Uploads;
 use crate::work::Pool;
 use crate::work::hash::Hash;
 use std::fs::{DirBuilder, Permissions};
@@ -67,6 +69,10 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         spawner: tasks.spawner(),
         db,
         disk: Pool::start("disk", 2, limits.disk_queue).map_err(thread)?,
+        store: Pool::start("store", 2, limits.store_queue).map_err(thread)?,
+        layout: Layout::new(&config.base_dir),
+        claims: Claims::default(),
+        uploads: Uploads::default(),
         hash: Hash::start(limits.hash_queue).map_err(thread)?,
         sessions: Sessions::new(&secret),
         throttle: Throttle::default(),

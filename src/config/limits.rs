@@ -60,6 +60,26 @@ settings! {
         disk_queue: usize = "256", 1..=1_000_000;
         /// Passwords that may wait to be hashed; 503 above.
         hash_queue: usize = "128", 1..=100_000;
+        /// How long nothing may come of an upload before it is cut off; what came is kept where it can be resumed.
+        upload_stall_seconds: u64 = "60", 1..=3600;
+        /// Images and unfinished uploads of one user together, in MB; 413 above.
+        upload_quota_mb: u64 = "16384", 1..=1_073_741_824;
+        /// Uploads one user may have unfinished.
+        uploads_per_user: u32 = "8", 1..=1000;
+        /// How long an unfinished upload is kept after it was last worked on, in hours.
+        upload_expire_hours: u32 = "48", 1..=8760;
+        /// Pieces of uploads that may wait for the threads that store them; an upload waits when it is full.
+        store_queue: usize = "256", 1..=1_000_000;
+        /// Disk space left alone: uploads and new disks are refused (507) when less would remain, in MB.
+        free_space_mb: u64 = "512", 0..=1_073_741_824;
+        /// Kept disks of one user together, by the size the guest sees, in GiB; 413 above.
+        disk_quota_gb: u32 = "128", 1..=1_048_576;
+        /// Snapshots of one disk.
+        snapshots_per_disk: u32 = "16", 1..=1000;
+        /// How long qemu-img may work on a disk.
+        disk_job_seconds: u64 = "120", 1..=86_400;
+        /// How long the files of what has ended are kept before the janitor removes them, in hours.
+        leftover_hours: u32 = "24", 0..=8760;
         /// Event streams one user may hold open.
         event_streams_per_user: usize = "8", 1..=1000;
     }

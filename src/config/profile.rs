@@ -4,7 +4,7 @@
 //! template of either with `{uid}`, the user's id. Which of the two it is only the disk can say, so the caller stats
 //! `Profile::image_base` and hands the answer to `Profile::image_rule`; nothing in here touches the disk.
 //!
-//! What this version cannot honour (`network = "internet"`, persistent disks, time limits) is refused with a plain
+//! What this version cannot honour (`network = "internet"`, time limits) is refused with a plain
 //! sentence at the start. It is never accepted and quietly left out: a teacher would count on it.
 
 use super::error::ConfigError;
@@ -77,7 +77,7 @@ settings! {
         max_memory_mb: Option<u32> = "", 16..=1_048_576;
         /// The most CPUs a user may ask for; 4 or default_cpus, whichever is more, if unset.
         max_cpus: Option<u32> = "", 1..=255;
-        /// What happens to what the guest writes; this version throws it away when the VM ends.
+        /// What happens to what the guest writes: ephemeral throws it away with the VM, persistent keeps it on a disk called default.
         persistence: Persistence = "ephemeral";
         /// What the guest can reach; this version knows none and restricted.
         network: Network = "restricted";
@@ -89,7 +89,7 @@ settings! {
         idle_minutes: u32 = "0", 0..=525_600;
         /// Minutes after which a VM ends; this version knows only 0, never.
         max_minutes: u32 = "0", 0..=525_600;
-        /// A disk image every VM gets an overlay of; this version refuses it.
+        /// A disk image (qcow2, or raw by its name) that every VM starts from, as an overlay of its own; no ISO is needed then.
         base_disk: Option<PathBuf> = "";
     }
 }
@@ -235,7 +235,7 @@ impl Profile {
             video: written.video,
             idle_minutes: Some(written.idle_minutes).filter(|minutes| *minutes > 0),
             max_minutes: Some(written.max_minutes).filter(|minutes| *minutes > 0),
-            base_disk: written.base_disk,
+            base_disk: written.base_disk.map(|disk| given.folder(&format!("{section}.base_disk")).join(disk)),
         })
     }
 }
@@ -255,13 +255,6 @@ impl Checks<'_> {
         if written.network == Network::Internet {
             let wrong = "this version cannot keep a guest with internet access away from the host's network";
             return Err(self.refuse("network", wrong, "write \"restricted\" or \"none\""));
-        }
-        if written.persistence == Persistence::Persistent {
-            let wrong = "this version keeps nothing after a VM has ended";
-            return Err(self.refuse("persistence", wrong, "write \"ephemeral\""));
-        }
-        if written.base_disk.is_some() {
-            return Err(self.refuse("base_disk", "this version starts VMs from ISO images only", "remove the line"));
         }
         for (key, minutes) in [("idle_minutes", written.idle_minutes), ("max_minutes", written.max_minutes)] {
             if minutes > 0 {

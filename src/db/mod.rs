@@ -15,6 +15,7 @@ pub mod ports;
 pub mod private;
 pub mod sessions;
 mod thread;
+pub mod uploads;
 pub mod url;
 pub mod users;
 pub mod vms;

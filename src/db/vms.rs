@@ -73,8 +73,12 @@ pub struct VmRow {
     pub profile: String,
     /// The image's file name.
     pub iso: String,
-    /// `ephemeral`.
+    /// `ephemeral` or `persistent`.
     pub persistence: String,
+    /// The kept disk it has.
+    pub disk: Option<String>,
+    /// That disk's size in GiB.
+    pub disk_gb: Option<u32>,
     /// Memory in MiB.
     pub memory_mb: u32,
     /// Virtual CPUs.
@@ -114,6 +118,8 @@ impl VmRow {
             profile: row.get("profile"),
             iso: row.get("iso"),
             persistence: row.get("persistence"),
+            disk: row.get("disk"),
+            disk_gb: row.get::<_, Option<i32>>("disk_gb").and_then(|gb| u32::try_from(gb).ok()),
             memory_mb: number("memory_mb"),
             cpus: number("cpus"),
             vnc_port: port("vnc_port"),
@@ -142,8 +148,10 @@ pub struct Wish {
     pub profile: String,
     /// The image's file name.
     pub iso: String,
-    /// `ephemeral`.
+    /// `ephemeral` or `persistent`.
     pub persistence: String,
+    /// The kept disk, and its size in GiB.
+    pub disk: Option<(String, u32)>,
     /// Memory in MiB.
     pub memory_mb: u32,
     /// Virtual CPUs.
@@ -202,6 +210,7 @@ fn reserve_now(conn: &mut Conn, wish: &Wish) -> Result<Reserved, Stopped> {
     let vnc_port = take_port(conn, &wish.vmid, "vnc", &wish.vnc_range)?;
     let http_port = take_port(conn, &wish.vmid, "http", &wish.http_range)?;
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let (disk, disk_gb) = wish.disk.as_ref().map(|(name, gb)| (name, number(*gb))).unzip();
     let made = conn.query_opt(
         include_str!("../../sql/vms/reserve.sql"),
         &[
@@ -214,6 +223,8 @@ fn reserve_now(conn: &mut Conn, wish: &Wish) -> Result<Reserved, Stopped> {
             &number(wish.cpus),
             &vnc_port,
             &http_port,
+            &disk,
+            &disk_gb,
         ],
     )?;
     if made.is_none() {

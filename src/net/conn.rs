@@ -5,11 +5,14 @@
 //! its turn is over. Deadlines are told by [`Conn::next_timeout`] and acted on by [`Conn::on_timeout`]: one for the head, one for the
 //! body, one for idleness, one for a peer that does not read.
 //!
+//! A large body does not become part of its request: it goes to the story through [`super::body`], with back-pressure to the socket.
+//!
 //! After an error the connection closes, but not before its answer can arrive: output ends, input is read and dropped for a moment
 //! (RFC 9112 9.6), because a reset would destroy the answer in flight.
 
 use super::Scratch;
-use super::feed::Feed;
+use super::body::{self, Broken, Incoming, Inlet};
+use super::feed::{Feed, Notify};
 use super::outbuf::Piece;
 use super::relay::{End, Pumped, Relay};
 use super::response::{Body, Response};
@@ -26,11 +29,12 @@ use std::time::{Duration, Instant};
 const LINGER_BYTES: usize = 1024 * 1024;
 /// Time given to the peer to read an error.
 const LINGER: Duration = Duration::from_secs(3);
+/// Time for what is left of a large body after its answer: browsers read no answer before they have sent everything.
+const DRAIN: Duration = Duration::from_secs(30);
 /// Input taken in one turn.
 const QUANTUM: usize = 256 * 1024;
 
 /// The bounds a connection keeps; see the configuration's `[limits]`.
-#[derive(Debug, Clone)]
 pub struct Bounds {
     /// For the parser.
     pub head: crate::proto::http::reader::Limits,
@@ -44,6 +48,12 @@ pub struct Bounds {
     pub idle_time: Duration,
     /// Without a byte leaving while some wait.
     pub write_time: Duration,
+    /// Without a byte of a large body coming.
+    pub stall_time: Duration,
+    /// Which requests get their body piece by piece.
+    pub streams: fn(&Head) -> bool,
+    /// Tells the loop that a connection can go on.
+    pub notify: Notify,
 }
 
 /// A whole request.
@@ -52,6 +62,8 @@ pub struct Request {
     pub head: Head,
     /// The body, at most [`Bounds::body_bytes`].
     pub body: Vec<u8>,
+    /// The body of a request that gets it piece by piece.
+    pub incoming: Option<Incoming>,
 }
 
 /// What a pump left.
@@ -82,18 +94,23 @@ enum Phase {
     /// Events are written as they come.
     Events(Feed),
     /// Output ends, then what still comes is dropped.
-    Lingering { until: Instant, left: usize, finished: bool },
+    Lingering { until: Instant, time: Duration, left: usize, finished: bool },
     /// A websocket.
     Relay(Box<Relay>),
 }
 
 /// See the file's page.
 pub struct Conn {
+    id: u64,
     stream: Stream,
     bounds: Rc<Bounds>,
     reader: RequestReader,
     input: Vec<u8>,
     phase: Phase,
+    /// The large body of the pending request.
+    inlet: Option<Inlet>,
+    /// Its client waits for 100 before it sends it.
+    expects: bool,
     idle_since: Instant,
     /// No request has come yet.
     fresh: bool,
@@ -108,13 +125,16 @@ pub struct Conn {
 impl Conn {
     /// An accepted connection.
     #[must_use]
-    pub fn new(stream: Stream, peer: IpAddr, redirects: bool, bounds: Rc<Bounds>, now: Instant) -> Self {
+    pub fn new(id: u64, stream: Stream, peer: IpAddr, redirects: bool, bounds: Rc<Bounds>, now: Instant) -> Self {
         Self {
+            id,
             stream,
             reader: RequestReader::new(bounds.head.clone()),
             bounds,
             input: Vec::new(),
             phase: Phase::Reading { head: None, body: Vec::new(), since: None },
+            inlet: None,
+            expects: false,
             idle_since: now,
             fresh: true,
             peer,
@@ -160,6 +180,9 @@ impl Conn {
             Phase::Events(feed) => feed.end(),
             _ => {}
         }
+        if let Some(inlet) = &self.inlet {
+            inlet.fail(Broken::Ending);
+        }
     }
 
     /// Moves what can be moved.
@@ -180,7 +203,8 @@ impl Conn {
                 return Outcome::Idle;
             }
             match &mut self.phase {
-                Phase::Relay(_) | Phase::Pending { .. } => return Outcome::Idle,
+                Phase::Relay(_) => return Outcome::Idle,
+                Phase::Pending { .. } => return self.pump_body(scratch, now),
                 Phase::Events(_) => match self.pump_events() {
                     Some(outcome) => return outcome,
                     None => continue,
@@ -228,7 +252,8 @@ impl Conn {
         let Phase::Pending { head_only, http10, keep_alive } = self.phase else {
             return Sent { status: 0, bytes: 0 };
         };
-        let keep_alive = keep_alive && !close && !self.half_closed_for_good();
+        let cut = self.inlet.take().is_some_and(|inlet| !inlet.is_whole());
+        let keep_alive = keep_alive && !close && !cut && !self.half_closed_for_good();
         let length = response.body.length();
         let framing = match length {
             Some(length) => Framing::Length(length),
@@ -242,8 +267,11 @@ impl Conn {
         let mut sent = Sent { status: response.status, bytes: 0 };
         self.phase = if keep_alive {
             Phase::Reading { head: None, body: Vec::new(), since: None }
+        } else if cut && !self.expects {
+            self.input = Vec::new();
+            Phase::Lingering { until: now + DRAIN, time: DRAIN, left: usize::MAX, finished: false }
         } else {
-            Phase::Lingering { until: now + LINGER, left: LINGER_BYTES, finished: false }
+            Phase::Lingering { until: now + LINGER, time: LINGER, left: LINGER_BYTES, finished: false }
         };
         self.idle_since = now;
         if !head_only {
@@ -288,7 +316,11 @@ impl Conn {
             Phase::Reading { .. } => Some(self.idle_since + self.bounds.idle_time),
             Phase::Lingering { until, .. } => Some(*until),
             Phase::Relay(relay) => relay.next_timeout(),
-            Phase::Pending { .. } | Phase::Events(_) => None,
+            Phase::Pending { .. } => {
+                let reads = self.inlet.as_ref().is_some_and(|inlet| inlet.room() > 0);
+                reads.then_some(self.idle_since + self.bounds.stall_time)
+            }
+            Phase::Events(_) => None,
         }
     }
 
@@ -300,6 +332,12 @@ impl Conn {
         match &mut self.phase {
             _ if self.stream.is_blocked() => false,
             Phase::Relay(relay) => relay.on_timeout(&mut self.stream, now),
+            Phase::Pending { .. } => {
+                if let Some(inlet) = &self.inlet {
+                    inlet.fail(Broken::Stalled);
+                }
+                true
+            }
             Phase::Reading { since: Some(_), .. } => {
                 self.refuse(Problem::timeout("The request did not arrive in time. Send it again."), now);
                 true
@@ -316,7 +354,7 @@ impl Conn {
     fn parse(&mut self, now: Instant) -> Result<Option<Request>, Problem> {
         let Phase::Reading { head, body, since } = &mut self.phase else { return Ok(None) };
         let mut rest = self.input.as_slice();
-        let mut whole = None;
+        let (mut whole, mut large) = (None, false);
         while whole.is_none() {
             match self.reader.next(&mut rest)? {
                 None => break,
@@ -326,6 +364,11 @@ impl Conn {
                         BodyLength::Length(length) => length,
                         BodyLength::Chunked => 1,
                     };
+                    if announced > 0 && (self.bounds.streams)(&new) {
+                        whole = Some(Box::new(new));
+                        large = true;
+                        break;
+                    }
                     if announced > self.bounds.body_bytes as u64 {
                         return Err(too_large(self.bounds.body_bytes));
                     }
@@ -344,14 +387,25 @@ impl Conn {
                 Some(Event::End) => whole = head.take(),
             }
         }
-        let request = whole.map(|head| Request { head: *head, body: std::mem::take(body) });
+        let request = whole.map(|head| Request { head: *head, body: std::mem::take(body), incoming: None });
         let used = self.input.len() - rest.len();
         if used == self.input.len() {
             self.input = Vec::new();
         } else {
             self.input.drain(..used);
         }
-        if let Some(Request { head, .. }) = &request {
+        let mut request = request;
+        if let Some(Request { head, incoming, .. }) = &mut request {
+            if large {
+                let length = match head.body {
+                    BodyLength::Length(length) => Some(length),
+                    _ => None,
+                };
+                let (inlet, body) = body::body(length, self.id, Rc::clone(&self.bounds.notify));
+                (self.inlet, *incoming) = (Some(inlet), Some(body));
+                self.expects = head.expect_continue;
+                self.idle_since = now;
+            }
             self.fresh = false;
             self.phase = Phase::Pending {
                 head_only: head.method == Method::Head,
@@ -371,6 +425,47 @@ impl Conn {
         self.respond(problem.into(), true, now, &date);
     }
 
+    /// Brings a large body to its story, as far as there is room for it.
+    fn pump_body(&mut self, scratch: &mut Scratch, now: Instant) -> Outcome {
+        let mut budget = QUANTUM;
+        loop {
+            let Some(inlet) = self.inlet.as_ref().filter(|inlet| inlet.is_wanted()) else { return Outcome::Idle };
+            if std::mem::take(&mut self.expects) && self.input.is_empty() {
+                self.stream.push(Piece::Static(wire::CONTINUE));
+                if self.stream.flush(now).is_err() {
+                    return Outcome::Closed;
+                }
+            }
+            match pour(&mut self.reader, &mut self.input, inlet) {
+                Err(()) => inlet.fail(Broken::Malformed),
+                Ok(Poured::Whole) => inlet.finish(),
+                Ok(Poured::Full) => {
+                    inlet.wait_for_room();
+                    return Outcome::Idle;
+                }
+                Ok(Poured::Dry) if budget == 0 => {
+                    inlet.hand_over();
+                    return Outcome::More;
+                }
+                Ok(Poured::Dry) => match read_body(&mut self.stream, &mut self.reader, inlet, &mut self.input, scratch)
+                {
+                    Some(0) => {
+                        inlet.hand_over();
+                        return Outcome::Idle;
+                    }
+                    Some(count) => {
+                        budget = budget.saturating_sub(count);
+                        self.idle_since = now;
+                    }
+                    None => {
+                        inlet.fail(Broken::Left);
+                        return Outcome::Closed;
+                    }
+                },
+            }
+        }
+    }
+
     fn pump_events(&mut self) -> Option<Outcome> {
         let Phase::Events(feed) = &self.phase else { return None };
         match feed.take() {
@@ -382,7 +477,8 @@ impl Conn {
             }
             None if feed.is_over() => {
                 self.stream.push(Piece::Static(wire::LAST_CHUNK));
-                self.phase = Phase::Lingering { until: self.idle_since + LINGER, left: LINGER_BYTES, finished: false };
+                let until = self.idle_since + LINGER;
+                self.phase = Phase::Lingering { until, time: LINGER, left: LINGER_BYTES, finished: false };
                 None
             }
             None => Some(if self.half_closed { Outcome::Closed } else { Outcome::Idle }),
@@ -393,10 +489,10 @@ impl Conn {
         if self.stream.is_blocked() {
             return Outcome::Idle;
         }
-        let Phase::Lingering { left, until, finished } = &mut self.phase else { return Outcome::Closed };
+        let Phase::Lingering { left, until, time, finished } = &mut self.phase else { return Outcome::Closed };
         if !*finished {
             *finished = true;
-            *until = now + LINGER;
+            *until = now + *time;
             self.stream.finish();
         }
         while *left > 0 {
@@ -415,6 +511,77 @@ impl Drop for Conn {
         if let Phase::Events(feed) = &self.phase {
             feed.end();
         }
+    }
+}
+
+enum Poured {
+    /// The body is whole.
+    Whole,
+    /// There is no room for more.
+    Full,
+    /// All input is used.
+    Dry,
+}
+
+/// Moves the body's bytes among `input` to the story.
+fn pour(reader: &mut RequestReader, input: &mut Vec<u8>, inlet: &Inlet) -> Result<Poured, ()> {
+    let mut used = 0;
+    let poured = loop {
+        let room = inlet.room();
+        // No piece is longer than the bytes it comes from, so it fits.
+        let window = input.len().min(used + room);
+        let mut rest = &input[used..window];
+        let before = rest.len();
+        let event = reader.next(&mut rest).map_err(drop)?;
+        used += before - rest.len();
+        match event {
+            Some(Event::Body(bytes)) => drop(inlet.take(bytes)),
+            Some(Event::End) => break Poured::Whole,
+            // What remains may be a chunk's size that is cut by the window.
+            None if room == 0 || window < input.len() => break Poured::Full,
+            None => break Poured::Dry,
+            Some(Event::Head(_)) => return Err(()),
+        }
+    };
+    input.drain(..used);
+    if input.is_empty() {
+        *input = Vec::new();
+    }
+    Ok(poured)
+}
+
+/// One read: of a plain body of known length straight to the story, of others by way of `input`. `None`: the connection is over.
+fn read_body(
+    stream: &mut Stream,
+    reader: &mut RequestReader,
+    inlet: &Inlet,
+    input: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Option<usize> {
+    if let Some(left) = reader.length_left().filter(|_| !stream.is_tls()) {
+        let mut outcome = Ok(None);
+        let count = inlet.fill_with(|room| {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
+            outcome = stream.receive_into(&mut room[..most]);
+            outcome.as_ref().ok().copied().flatten().unwrap_or(0)
+        });
+        reader.skip(count as u64);
+        return match outcome {
+            Ok(Some(0)) | Err(_) => None,
+            Ok(_) => Some(count),
+        };
+    }
+    match stream.receive_up_to(scratch, inlet.room()) {
+        Received::Bytes(bytes) => {
+            let left = reader.length_left().and_then(|left| usize::try_from(left).ok());
+            let taken = left.map_or(0, |left| inlet.take(&bytes[..bytes.len().min(left)]));
+            reader.skip(taken as u64);
+            // At most the rest of a TLS record, or a piece in chunks.
+            input.extend_from_slice(&bytes[taken..]);
+            Some(bytes.len())
+        }
+        Received::Blocked => Some(0),
+        Received::End | Received::NotTls | Received::Broken(_) => None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! may turn into a [`relay::Relay`] or a stream of events. Nothing here knows of users or VMs: a request goes out as a value,
 //! a response comes back as one.
 
+pub mod body;
 pub mod conn;
 pub mod feed;
 pub mod outbuf;

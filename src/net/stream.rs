@@ -75,10 +75,17 @@ impl Stream {
 
     /// One read from the socket. All plaintext it holds is returned; nothing is kept.
     pub fn receive<'a>(&mut self, scratch: &'a mut Scratch) -> Received<'a> {
+        self.receive_up_to(scratch, super::READ_BYTES)
+    }
+
+    /// As [`Stream::receive`], but `most` bytes are asked of the socket; over TLS the rest of a record may come on top.
+    pub fn receive_up_to<'a>(&mut self, scratch: &'a mut Scratch, most: usize) -> Received<'a> {
         if !self.readable {
             return Received::Blocked;
         }
         let target = if self.tls.is_some() { &mut scratch.cipher } else { &mut scratch.plain };
+        let most = most.clamp(1, target.len());
+        let target = &mut target[..most];
         let count = match self.socket.read(target) {
             Ok(count) => count,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -106,7 +113,26 @@ impl Stream {
             (Ok(opened), Ok(())) if opened.plain > 0 => Received::Bytes(&mut scratch.plain[..opened.plain]),
             (Ok(opened), Ok(())) if opened.closed => Received::End,
             // Only a piece of a record came: ask the socket again until it blocks.
-            (Ok(_), Ok(())) => self.receive(scratch),
+            (Ok(_), Ok(())) => self.receive_up_to(scratch, most),
+        }
+    }
+
+    /// One read of a plain connection straight to where the bytes belong. `Ok(0)` is the end; `None` means that an event will come.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn receive_into(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.readable {
+            return Ok(None);
+        }
+        match self.socket.read(room) {
+            Ok(count) => Ok(Some(count)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

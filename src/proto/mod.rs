@@ -7,8 +7,11 @@
 pub mod http;
 pub mod iso9660;
 pub mod json;
+pub mod multipart;
 pub mod problem;
+pub mod qcow2;
 pub mod qmp;
 pub mod rfb;
+pub mod tus;
 pub mod url;
 pub mod websocket;

@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{real, stop, watch};
+use super::{disks, janitor, real, stop, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -39,6 +39,7 @@ pub fn begin(cx: &Cx) {
         }
         sweep_folders(&cx, kept).await;
         cx.swept.set(true);
+        janitor::begin(&cx);
     });
 }
 
@@ -102,6 +103,9 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static st
 }
 
 async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
+    if row.state == VmState::Starting {
+        disks::take_back(cx, row).await;
+    }
     real::finish(cx, &row.vmid, VmState::Stopped, why).await;
     real::remove_folder(cx, &row.vmid).await;
     false

@@ -91,6 +91,15 @@ pub enum Video {
     Virtio,
 }
 
+/// What the firmware tries first. A disk nobody installed on is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootOrder {
+    /// The CD, then the disk.
+    Cd,
+    /// The disk, then the CD.
+    Disk,
+}
+
 /// Everything that decides a machine's command line.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
@@ -106,8 +115,8 @@ pub struct Machine<'a> {
     pub memory_mb: u32,
     /// Virtual processors.
     pub cpus: u32,
-    /// The CD it boots from.
-    pub iso: &'a Path,
+    /// A CD.
+    pub iso: Option<&'a Path>,
     /// Its own folder, 0700: sockets and logs.
     pub run_dir: &'a Path,
     /// The screen.
@@ -116,8 +125,10 @@ pub struct Machine<'a> {
     pub network: Network,
     /// The graphics card.
     pub video: Video,
-    /// A scratch disk (qcow2) beside the CD.
-    pub disk: Option<&'a Path>,
+    /// Disks (qcow2); the first one is booted from.
+    pub disks: &'a [PathBuf],
+    /// What the firmware tries first.
+    pub order: BootOrder,
 }
 
 impl Machine<'_> {
@@ -161,7 +172,7 @@ pub enum ArgError {
     SocketPathTooLong(PathBuf),
     /// VNC ports start at 5900.
     PortTooLow(u16),
-    /// No memory or no processor.
+    /// No memory, no processor, nothing to boot from.
     Empty(&'static str),
 }
 
@@ -192,6 +203,9 @@ impl fmt::Display for ArgError {
 
 impl std::error::Error for ArgError {}
 
+/// Names the disks in QMP: `disk0` is the one booted from.
+pub const DISK_NODE: &str = "disk";
+
 /// `sun_path` has 108 bytes, the last one for the NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 const FIRST_VNC_PORT: u16 = 5900;
@@ -215,8 +229,14 @@ pub fn qemu(machine: &Machine<'_>) -> Result<Vec<OsString>, ArgError> {
         Accel::Tcg => line.option("-accel", "tcg,tb-size=64").option("-cpu", "max"),
     };
     line.option("-m", format!("{}M", machine.memory_mb)).option("-smp", machine.cpus.to_string());
-    line.option("-rtc", "base=utc").option("-boot", "order=d");
-    cdrom(&mut line, machine)?;
+    let order = match (machine.order, machine.iso, machine.disks) {
+        (_, Some(_), []) => "order=d",
+        (_, None, _) => "order=c",
+        (BootOrder::Cd, ..) => "order=dc",
+        (BootOrder::Disk, ..) => "order=cd",
+    };
+    line.option("-rtc", "base=utc").option("-boot", order);
+    drives(&mut line, machine)?;
     screen(&mut line, machine)?;
     consoles(&mut line, machine)?;
     devices(&mut line, machine);
@@ -234,6 +254,7 @@ fn check_values(machine: &Machine<'_>) -> Result<(), ArgError> {
     match (machine.memory_mb, machine.cpus) {
         (0, _) => Err(ArgError::Empty("memory")),
         (_, 0) => Err(ArgError::Empty("a processor")),
+        _ if machine.iso.is_none() && machine.disks.is_empty() => Err(ArgError::Empty("an image or a disk")),
         _ => Ok(()),
     }
 }
@@ -244,17 +265,19 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-fn cdrom(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
-    let cd = "if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=";
-    line.path_option("-drive", cd, machine.iso, "")?;
-    match machine.disk {
-        // werror=stop: a full host pauses the guest instead of breaking its file system.
-        Some(disk) => {
-            let drive = "if=virtio,id=hd0,format=qcow2,cache=writeback,discard=unmap,werror=stop,file=";
-            line.path_option("-drive", drive, disk, "")
-        }
-        None => Ok(()),
+fn drives(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
+    if let Some(iso) = machine.iso {
+        let cd = "if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=";
+        line.path_option("-drive", cd, iso, "")?;
     }
+    for (index, disk) in machine.disks.iter().enumerate() {
+        // Named, for snapshots. What is below an overlay is in its own header, which is ours.
+        let node = format!("driver=qcow2,node-name={DISK_NODE}{index},discard=unmap,file.driver=file,file.filename=");
+        line.path_option("-blockdev", &node, disk, "")?;
+        // werror=stop: a full host pauses the guest instead of breaking its file system.
+        line.option("-device", format!("virtio-blk-pci,drive={DISK_NODE}{index},id=hd{index},werror=stop"));
+    }
+    Ok(())
 }
 
 fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
@@ -301,31 +324,16 @@ fn devices(line: &mut Line, machine: &Machine<'_>) {
     }
 }
 
-/// The command line that makes an empty disk of `size_gb` GiB.
-///
-/// # Errors
-/// A path that cannot be given.
-pub fn qemu_img_create(qemu_img: &Path, disk: &Path, size_gb: u32) -> Result<Vec<OsString>, ArgError> {
-    // A bare file name argument: no options are split off, but a protocol prefix would be read.
-    if !disk.is_absolute() {
-        return Err(ArgError::NotAbsolute(disk.to_owned()));
-    }
-    let mut line = Line(vec![qemu_img.into()]);
-    line.flag("create").flag("-q").option("-f", "qcow2").0.push(disk.into());
-    line.flag(&format!("{size_gb}G"));
-    Ok(line.0)
-}
-
 /// The command line as it grows.
-struct Line(Vec<OsString>);
+pub(super) struct Line(pub(super) Vec<OsString>);
 
 impl Line {
-    fn flag(&mut self, name: &str) -> &mut Self {
+    pub(super) fn flag(&mut self, name: &str) -> &mut Self {
         self.0.push(name.into());
         self
     }
 
-    fn option(&mut self, name: &str, value: impl Into<OsString>) -> &mut Self {
+    pub(super) fn option(&mut self, name: &str, value: impl Into<OsString>) -> &mut Self {
         self.flag(name).0.push(value.into());
         self
     }
@@ -384,12 +392,13 @@ mod tests {
             name: "vm-0a1b2c",
             memory_mb: 2048,
             cpus: 2,
-            iso: Path::new("/srv/uploads/a,b=c d.iso"),
+            iso: Some(Path::new("/srv/uploads/a,b=c d.iso")),
             run_dir: Path::new("/srv/runs/vm-0a1b2c"),
             vnc: Vnc::Unix,
             network: Network::Restricted,
             video: Video::Std,
-            disk: None,
+            disks: &[],
+            order: BootOrder::Cd,
         }
     }
 
@@ -446,13 +455,26 @@ mod tests {
     }
 
     #[test]
-    fn a_scratch_disk_is_given_with_its_format() {
-        let machine = Machine { disk: Some(Path::new("/srv/a,b/scratch.qcow2")), ..machine() };
-        assert!(
-            text(&machine)
-                .iter()
-                .any(|arg| arg.contains("format=qcow2") && arg.ends_with("file=/srv/a,,b/scratch.qcow2"))
-        );
+    fn disks_are_given_with_their_format_and_a_name() {
+        let disks = ["/srv/a,b/overlay.qcow2", "/srv/scratch.qcow2"].map(PathBuf::from);
+        let all = text(&Machine { disks: &disks, ..machine() });
+        for (node, file) in [("disk0", "/srv/a,,b/overlay.qcow2"), ("disk1", "/srv/scratch.qcow2")] {
+            let drive = format!("driver=qcow2,node-name={node},discard=unmap,file.driver=file,file.filename={file}");
+            assert!(all.contains(&drive), "{all:?}");
+        }
+        assert!(all.contains(&"virtio-blk-pci,drive=disk0,id=hd0,werror=stop".to_owned()), "{all:?}");
+    }
+
+    #[test]
+    fn the_cd_comes_first_when_it_was_asked_for_and_a_disk_needs_none() {
+        let disks = [PathBuf::from("/srv/d.qcow2")];
+        let order = |iso, disks, order| value(&Machine { iso, disks, order, ..machine() }, "-boot");
+        let iso = machine().iso;
+        assert_eq!(order(iso, &[], BootOrder::Disk), "order=d");
+        assert_eq!(order(iso, &disks, BootOrder::Cd), "order=dc");
+        assert_eq!(order(iso, &disks, BootOrder::Disk), "order=cd");
+        assert_eq!(order(None, &disks, BootOrder::Disk), "order=c");
+        assert_eq!(qemu(&Machine { iso: None, ..machine() }), Err(ArgError::Empty("an image or a disk")));
     }
 
     #[test]
@@ -474,11 +496,11 @@ mod tests {
     fn paths_that_could_be_read_otherwise_are_refused() {
         for bad in ["/srv/a\nb.iso", "/srv/a\0b.iso", "/srv/a\x1bb.iso"] {
             let iso = Path::new(bad);
-            assert_eq!(qemu(&Machine { iso, ..machine() }), Err(ArgError::ControlCharacter(iso.into())));
+            assert_eq!(qemu(&Machine { iso: Some(iso), ..machine() }), Err(ArgError::ControlCharacter(iso.into())));
         }
         for bad in ["nbd:host:1", "a.iso", "", "json:{}"] {
             let iso = Path::new(bad);
-            assert_eq!(qemu(&Machine { iso, ..machine() }), Err(ArgError::NotAbsolute(iso.into())));
+            assert_eq!(qemu(&Machine { iso: Some(iso), ..machine() }), Err(ArgError::NotAbsolute(iso.into())));
         }
     }
 

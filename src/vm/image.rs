@@ -4,21 +4,161 @@
 //! may see: those of his own folder and the shared library. Somebody else's image does not exist for him.
 //! A file is opened first and judged by the path the kernel says it has, so no symlink leads out of the allowed places.
 
-use super::launch::Image;
+use super::args::BootOrder;
+use super::disk_args::NewDisk;
+use super::launch::{Image, Wish};
 use crate::config::{BadUid, Config, ImageRule, Profile};
-use crate::proto::iso9660;
 use crate::proto::problem::Problem;
+use crate::store::names::Format;
+use crate::store::{Layout, disks, images};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-/// Opens, locates and checks the image of a launch.
+/// A file that may be booted from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Canonical path, inside an allowed folder.
+    pub path: PathBuf,
+    /// Its file name.
+    pub name: String,
+    /// What it is.
+    pub format: Format,
+}
+
+/// Size of a kept disk whose size nobody told, in GiB.
+const KEPT_GB: u32 = 16;
+
+/// What a launch starts from: looks at every file it would use.
+///
+/// # Errors
+/// 404 for an image or disk that is not there (or not the caller's), 422 for one that cannot be used, each with what to do.
+pub fn media(config: &Config, profile: &Profile, wish: &Wish) -> Result<Image, Problem> {
+    let layout = Layout::new(&config.base_dir);
+    let kept = wish.kept.as_ref().map(|kept| (kept, disks::path(&layout, &wish.user, &kept.name)));
+    let there = match &kept {
+        Some((kept, path)) => kept_size(path, &kept.name)?,
+        None => None,
+    };
+    let found = match (wish.iso.as_deref(), &profile.base_disk) {
+        (None, _) if there.is_some() => {
+            // The disk is booted; the profile's CD is in the drive if there is one.
+            find(config, profile, &wish.user, None).ok().filter(|image| image.format == Format::Iso)
+        }
+        (None, Some(base)) => Some(base_disk(base)?),
+        (asked, _) => Some(find(config, profile, &wish.user, asked)?),
+    };
+    let (cd, base) = match found {
+        Some(Found { format: Format::Iso, path, name }) => (Some((path, name)), None),
+        Some(Found { format: Format::Qcow2, path, name }) => (None, Some((path, "qcow2", name))),
+        Some(Found { format: Format::Raw, path, name }) => (None, Some((path, "raw", name))),
+        None => (None, None),
+    };
+    if let (Some((kept, _)), Some(_), Some(_)) = (&kept, there, &base) {
+        let why =
+            format!("the disk {} is there already, so it cannot be made from an image; name another one", kept.name);
+        return Err(Problem::unprocessable("disk", why));
+    }
+    let name =
+        cd.as_ref().map(|(_, name)| name).or_else(|| base.as_ref().map(|(.., name)| name)).cloned().unwrap_or_default();
+    let base = base.map(|(path, format, _)| (path, format));
+    let order = if wish.iso.is_some() { BootOrder::Cd } else { BootOrder::Disk };
+    let cd = cd.map(|(path, _)| path);
+    let mut image = Image { name, cd, order, overlay: None, scratch: None, new_kept: None, kept_gb: there };
+    let gb = wish.data_disk_gb;
+    match (kept, there) {
+        (Some(_), Some(_)) => {}
+        (Some((kept, _)), None) => {
+            if kept.by_name && gb.is_none() && base.is_none() {
+                let detail = format!("You have no disk {}. Give data_disk_gb to make it.", kept.name);
+                return Err(Problem::not_found("disk_not_found", detail));
+            }
+            let size = base.as_ref().map(|(path, format)| size_gb(path, format));
+            let made = gb.or_else(|| size.is_none().then_some(KEPT_GB.min(config.limits.max_data_disk_gb)));
+            if let (Some(gb), Some(size)) = (gb, size.filter(|size| gb.is_some_and(|gb| gb < *size))) {
+                let why = format!("{gb} GiB is less than the image's {size}");
+                return Err(Problem::unprocessable("data_disk_gb", why));
+            }
+            image.kept_gb = made.or(size);
+            image.new_kept = Some(NewDisk { gb: made, base });
+        }
+        (None, _) => {
+            image.overlay = base.map(|base| NewDisk { gb: None, base: Some(base) });
+            image.scratch = gb.map(|gb| NewDisk { gb: Some(gb), base: None });
+        }
+    }
+    Ok(image)
+}
+
+/// The size in GiB of a kept disk, if it is there.
+fn kept_size(path: &Path, name: &str) -> Result<Option<u32>, Problem> {
+    match path.symlink_metadata() {
+        Err(_) => Ok(None),
+        Ok(about) => {
+            let damaged =
+                || Problem::unprocessable("disk", format!("{name} is no qcow2 disk any more; restore a backup of it"));
+            let info =
+                Some(about).filter(std::fs::Metadata::is_file).and_then(|_| disks::header(path)).ok_or_else(damaged)?;
+            Ok(Some(u32::try_from(info.size.div_ceil(1 << 30)).unwrap_or(u32::MAX)))
+        }
+    }
+}
+
+/// Size in GiB of an image as the guest sees it.
+fn size_gb(path: &Path, format: &str) -> u32 {
+    let bytes = match format {
+        "qcow2" => disks::header(path).map_or(0, |info| info.size),
+        _ => path.metadata().map_or(0, |about| about.len()),
+    };
+    u32::try_from(bytes.div_ceil(1 << 30)).unwrap_or(u32::MAX)
+}
+
+/// The disk that an operator's profile starts everybody from.
+fn base_disk(path: &Path) -> Result<Found, Problem> {
+    let missing = |e: std::io::Error| {
+        log::error!("base_disk {}: {e}", path.display());
+        Problem::not_found("iso_not_found", "The disk this profile starts from cannot be read. Tell the operator.")
+    };
+    let mut file = File::open(path).map_err(missing)?;
+    let head = read_head(&mut file).map_err(missing)?;
+    let format = Format::of(&file_name(path));
+    let format = if format == Format::Iso { Format::Qcow2 } else { format };
+    images::check(&head, file.metadata().map_err(missing)?.len(), format)?;
+    Ok(Found { path: path.canonicalize().map_err(missing)?, name: file_name(path), format })
+}
+
+/// The CD and the order for a VM that is started once more: what it was started from, disks first.
+///
+/// # Errors
+/// As [`media`].
+pub fn cd_again(config: &Config, profile: &Profile, uid: &str, name: &str) -> Result<Option<PathBuf>, Problem> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let own = find(config, profile, uid, None).ok().filter(|image| image.name == name);
+    let found = match (own, &profile.base_disk) {
+        (Some(image), _) => image,
+        (None, Some(base)) if file_name(base) == name => return Ok(None),
+        (None, _) => find(config, profile, uid, Some(name))?,
+    };
+    Ok((found.format == Format::Iso).then_some(found.path))
+}
+
+/// True when a VM that was started from `iso` uses `file`.
+#[must_use]
+pub fn is_started_from(config: &Config, profile: &Profile, uid: &str, iso: &str, file: &Path) -> bool {
+    let own = find(config, profile, uid, None).ok().filter(|image| image.name == iso);
+    let found = own.or_else(|| find(config, profile, uid, Some(iso)).ok());
+    found.is_some_and(|image| images::is_same(&image.path, file))
+}
+
+/// Opens, locates and checks an image.
 ///
 /// # Errors
 /// 404 when there is none (or it is not the caller's), 422 when it is no bootable image, each with what to do.
-pub fn find(config: &Config, profile: &Profile, uid: &str, asked: Option<&str>) -> Result<Image, Problem> {
+pub fn find(config: &Config, profile: &Profile, uid: &str, asked: Option<&str>) -> Result<Found, Problem> {
     let rule = rule(profile, uid)?;
     let own = rule.path();
     let path = match asked {
@@ -59,8 +199,9 @@ fn locate(config: &Config, uid: &str, own: &Path, asked: &str) -> Result<PathBuf
     if own.file_name().is_some_and(|name| name == asked) {
         return Ok(own.to_owned());
     }
-    let mine = config.base_dir.join("users").join(uid).join(asked);
-    Ok(if mine.exists() { mine } else { config.base_dir.join("images").join(asked) })
+    let layout = Layout::new(&config.base_dir);
+    let mine = layout.images(Some(uid)).join(asked);
+    Ok(if mine.exists() { mine } else { layout.images(None).join(asked) })
 }
 
 /// Files and folders (canonical) this user may boot from.
@@ -77,12 +218,13 @@ fn allowed(config: &Config, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
             places.push(file);
         }
     }
-    let folders = [config.base_dir.join("users").join(uid), config.base_dir.join("images")];
+    let layout = Layout::new(&config.base_dir);
+    let folders = [layout.images(Some(uid)), layout.images(None)];
     places.extend(folders.iter().filter_map(|folder| folder.canonicalize().ok()));
     places
 }
 
-fn check(path: &Path, allowed: &[PathBuf], is_default: bool) -> Result<Image, Problem> {
+fn check(path: &Path, allowed: &[PathBuf], is_default: bool) -> Result<Found, Problem> {
     let missing = || {
         let detail = if is_default {
             "There is no image for you to start yet. Upload an ISO first, or ask your teacher for one.".to_owned()
@@ -111,13 +253,14 @@ fn check(path: &Path, allowed: &[PathBuf], is_default: bool) -> Result<Image, Pr
         log::error!("{}: {e}", real.display());
         Problem::internal("The image cannot be read; the server's log says why.")
     })?;
-    iso9660::check(&head, about.len()).map_err(|e| Problem::unprocessable("iso", e.to_string()))?;
-    Ok(Image { name: file_name(&real), path: real })
+    let format = Format::of(&file_name(&real));
+    images::check(&head, about.len(), format)?;
+    Ok(Found { name: file_name(&real), path: real, format })
 }
 
 fn read_head(file: &mut File) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(iso9660::HEAD_BYTES);
-    file.take(iso9660::HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let mut head = Vec::with_capacity(images::HEAD_BYTES);
+    file.take(images::HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok(head)
 }
 

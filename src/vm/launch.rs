@@ -7,6 +7,8 @@
 //! Each step first writes down how to take it back ([`Undo`], plain data). Undoing cannot be cancelled. What the steps do to the
 //! world is behind [`World`], so that a test can let each of them fail, with a client that vanishes at each.
 
+use super::args::BootOrder;
+use super::disk_args::NewDisk;
 use crate::db::vms::{Reserved, VmRow};
 use crate::house::Cx;
 use crate::proto::problem::Problem;
@@ -30,17 +32,38 @@ pub struct Wish {
     pub memory_mb: u32,
     /// Virtual CPUs.
     pub cpus: u32,
-    /// Size in GiB of a scratch disk that is thrown away with the VM.
+    /// Size in GiB of the disk that is made: a scratch disk, or the kept one if it is not there yet.
     pub data_disk_gb: Option<u32>,
+    /// The disk that is kept when the VM ends.
+    pub kept: Option<KeptDisk>,
 }
 
-/// An image that passed every check.
+/// A disk of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDisk {
+    /// Its name.
+    pub name: String,
+    /// It was asked for by name, so it is only made where its size is told.
+    pub by_name: bool,
+}
+
+/// What a VM starts from: images that passed every check, and the disks to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Canonical path, inside an allowed folder.
-    pub path: PathBuf,
-    /// What the user sees of it: its file name.
+    /// What the user sees of it: its file name; empty for a disk alone.
     pub name: String,
+    /// The CD: canonical path, inside an allowed folder.
+    pub cd: Option<PathBuf>,
+    /// What the firmware tries first.
+    pub order: BootOrder,
+    /// A disk of the VM's own that is an overlay of an image, and gone with it.
+    pub overlay: Option<NewDisk>,
+    /// A disk of the VM's own, gone with it.
+    pub scratch: Option<NewDisk>,
+    /// The kept disk is not there yet.
+    pub new_kept: Option<NewDisk>,
+    /// Its size in GiB, then or now.
+    pub kept_gb: Option<u32>,
 }
 
 /// How the caller came to the VM.
@@ -57,7 +80,7 @@ pub enum How {
 pub enum Undo {
     /// The row and its ports, in whatever state.
     ForgetRow,
-    /// The run folder with all in it.
+    /// The run folder with all in it, and a kept disk that was made for this start.
     RemoveFolder,
     /// The QEMU process, until it is gone.
     Kill,
@@ -74,8 +97,8 @@ pub trait World {
     async fn reserve(&self, wish: &Wish, image: &Image) -> Result<Reserved, Problem>;
     /// Waits a while for a VM that is on its way out.
     async fn wait_for_end(&self, row: &VmRow) -> Result<(), Problem>;
-    /// Makes the run folder and the scratch disk.
-    async fn prepare(&self, row: &VmRow, wish: &Wish) -> Result<(), Problem>;
+    /// Makes the run folder and the disks.
+    async fn prepare(&self, row: &VmRow, image: &Image) -> Result<(), Problem>;
     /// Starts QEMU.
     async fn spawn(&self, row: &VmRow, wish: &Wish, image: &Image) -> Result<Self::Qemu, Problem>;
     /// Writes down the process, so that a sweep after a crash finds it.
@@ -148,7 +171,7 @@ async fn boot<W: World>(
 ) -> Result<VmRow, Problem> {
     gone.check()?;
     undo.push(Undo::RemoveFolder);
-    world.prepare(row, wish).await?;
+    world.prepare(row, image).await?;
     gone.check()?;
     undo.push(Undo::Kill);
     let mut qemu = start(world, row, wish, image).await?;

@@ -54,6 +54,8 @@ fn row(state: VmState) -> VmRow {
         user_login: "alice".into(),
         profile: "custom".into(),
         iso: "tiny.iso".into(),
+        disk: None,
+        disk_gb: None,
         persistence: "ephemeral".into(),
         memory_mb: 128,
         cpus: 1,
@@ -76,7 +78,15 @@ impl World for Script {
 
     async fn check_image(&self, _: &Wish) -> Result<Image, Problem> {
         self.step("check_image")?;
-        Ok(Image { path: "/tiny.iso".into(), name: "tiny.iso".into() })
+        Ok(Image {
+            name: "tiny.iso".into(),
+            cd: Some("/tiny.iso".into()),
+            order: BootOrder::Cd,
+            overlay: None,
+            scratch: None,
+            new_kept: None,
+            kept_gb: None,
+        })
     }
 
     async fn reserve(&self, _: &Wish, _: &Image) -> Result<Reserved, Problem> {
@@ -94,7 +104,7 @@ impl World for Script {
         self.step("wait_for_end")
     }
 
-    async fn prepare(&self, _: &VmRow, _: &Wish) -> Result<(), Problem> {
+    async fn prepare(&self, _: &VmRow, _: &Image) -> Result<(), Problem> {
         // A step that fails may have done half of its work.
         self.0.folder.set(true);
         self.step("prepare")
@@ -151,6 +161,7 @@ fn wish() -> Wish {
         memory_mb: 128,
         cpus: 1,
         data_disk_gb: None,
+        kept: None,
     }
 }
 

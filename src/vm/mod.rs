@@ -13,14 +13,19 @@
 pub mod accel;
 pub mod adopt;
 pub mod args;
+pub mod disk_args;
+pub mod disks;
 pub mod hypervisor;
 pub mod image;
+pub mod janitor;
 pub mod launch;
 pub mod monitor;
 pub mod process;
 pub mod programs;
 pub mod real;
+pub mod snapshots;
 pub mod stop;
+pub mod tool;
 pub mod watch;
 
 use crate::db::vms::{VmRow, VmState};
@@ -36,7 +41,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// A VM's name: 48 random bits, shown as 12 hex digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Vmid(u64);
 
 impl Vmid {
@@ -79,6 +84,8 @@ pub struct Vm {
     pub row: RefCell<VmRow>,
     /// The QEMU that runs it now; another one after a restart with another accelerator.
     pub process: RefCell<Rc<Process>>,
+    /// A job with its disk that is under way: what it is, and how far in percent.
+    pub job: RefCell<Option<Job>>,
     /// Why it is about to end, once somebody asked for it: `stopped by user`.
     pub wish: RefCell<Option<String>>,
     /// Set when its end is in the database.
@@ -89,6 +96,17 @@ pub struct Vm {
     pub meter: Rc<Meter>,
     /// When it was started or adopted, for the idle time before the first input.
     pub since: Instant,
+}
+
+/// Something that is done with a VM's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// `save`, `restore` or `delete`.
+    pub what: &'static str,
+    /// The snapshot's name.
+    pub name: String,
+    /// 0 to 100.
+    pub percent: u64,
 }
 
 impl Vm {
@@ -218,7 +236,7 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "state": row.state.to_string(),
         "user": row.user_login,
         "profile": row.profile,
-        "iso": row.iso,
+        "iso": if row.iso.is_empty() { Value::Null } else { json!(row.iso) },
         "persistence": row.persistence,
         "memory_mb": row.memory_mb,
         "cpus": row.cpus,
@@ -232,7 +250,11 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "expires_at": null,
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.get() > 0),
-        "disk": null,
+        "disk": row.disk,
+        "disk_gb": row.disk_gb,
+        "job": live.and_then(|vm| vm.job.borrow().clone()).map(|job| {
+            json!({ "what": job.what, "name": job.name, "percent": job.percent })
+        }),
         "exit": row.exit,
     })
 }

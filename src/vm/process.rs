@@ -29,6 +29,9 @@ const LINE_BYTES: usize = 1024;
 /// First and longest pause between attempts to connect to a socket QEMU has not made yet.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// Lines of a tool's output kept: a list of snapshots is long, and bounded.
+const TOOL_LINES: usize = 20_000;
+
 /// See the file's page.
 pub struct Process {
     /// Names it in events.
@@ -48,6 +51,8 @@ pub struct Process {
     stdout: RefCell<Option<Pipe>>,
     stderr: RefCell<Option<Pipe>>,
     tail: RefCell<VecDeque<String>>,
+    /// Of a tool, not a QEMU: its standard output.
+    answer: Option<RefCell<Vec<String>>>,
     monitor: RefCell<Option<Monitor>>,
     /// Set when it is gone.
     pub exit: Latch<Exit>,
@@ -76,9 +81,32 @@ impl Process {
         run_dir: PathBuf,
     ) -> std::io::Result<std::rc::Rc<Self>> {
         let start = crate::sys::process::start_time(child.pid)?.unwrap_or(0);
-        let process = Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir)?;
-        *process.stdout.borrow_mut() = Pipe::register(cx, child.stdout, Owner::Stdout(process.id));
-        *process.stderr.borrow_mut() = Pipe::register(cx, child.stderr, Owner::Stderr(process.id));
+        Self::with_output(cx, child.stdout, child.stderr, || {
+            Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir, None)
+        })
+    }
+
+    /// Takes a short program into the loop: what it writes is kept for [`Process::answer`] and not logged.
+    ///
+    /// # Errors
+    /// As [`Process::started`].
+    pub fn tool(cx: &Cx, child: Child) -> std::io::Result<std::rc::Rc<Self>> {
+        let (start, answer) = (0, Some(RefCell::default()));
+        Self::with_output(cx, child.stdout, child.stderr, || {
+            let (vmid, folder) = (Vmid::default(), PathBuf::new());
+            Self::register(cx, vmid, child.pid, start, child.pidfd, Accel::Tcg, folder, answer)
+        })
+    }
+
+    fn with_output(
+        cx: &Cx,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        register: impl FnOnce() -> std::io::Result<std::rc::Rc<Self>>,
+    ) -> std::io::Result<std::rc::Rc<Self>> {
+        let process = register()?;
+        *process.stdout.borrow_mut() = Pipe::register(cx, stdout, Owner::Stdout(process.id));
+        *process.stderr.borrow_mut() = Pipe::register(cx, stderr, Owner::Stderr(process.id));
         Ok(process)
     }
 
@@ -99,9 +127,10 @@ impl Process {
         if !crate::sys::process::is_same_process(pid, start) {
             return Err(ErrorKind::NotFound.into());
         }
-        Self::register(cx, vmid, pid, start, pidfd, accel, run_dir)
+        Self::register(cx, vmid, pid, start, pidfd, accel, run_dir, None)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn register(
         cx: &Cx,
         vmid: Vmid,
@@ -110,6 +139,7 @@ impl Process {
         pidfd: PidFd,
         accel: Accel,
         run_dir: PathBuf,
+        answer: Option<RefCell<Vec<String>>>,
     ) -> std::io::Result<std::rc::Rc<Self>> {
         let id = cx.vms.next_process_id();
         let token = match cx.io.add_fd(pidfd.as_raw_fd(), Owner::Exit(id)) {
@@ -131,6 +161,7 @@ impl Process {
             stdout: RefCell::default(),
             stderr: RefCell::default(),
             tail: RefCell::default(),
+            answer,
             monitor: RefCell::default(),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
@@ -187,6 +218,12 @@ impl Process {
         self.tail.borrow().back().cloned()
     }
 
+    /// What a tool wrote.
+    #[must_use]
+    pub fn answer(&self) -> String {
+        self.answer.as_ref().map(|lines| lines.borrow().join("\n")).unwrap_or_default()
+    }
+
     /// An event of the monitor's socket.
     pub fn on_monitor(self: &std::rc::Rc<Self>, cx: &Cx) {
         let mut events = Vec::new();
@@ -216,7 +253,11 @@ impl Process {
         drop(slot);
         for line in lines {
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if !line.is_empty() {
+            if let Some(answer) = self.answer.as_ref().filter(|_| matches!(which, Owner::Stdout(_))) {
+                if answer.borrow().len() < TOOL_LINES {
+                    answer.borrow_mut().push(line);
+                }
+            } else if !line.is_empty() {
                 log::info!(vmid:% = self.vmid; "qemu: {line}");
                 let mut tail = self.tail.borrow_mut();
                 if tail.len() == TAIL_LINES {

@@ -1,14 +1,15 @@
 //! The steps of a launch, done for real: files and forks on the `disk` threads, rows on the `db` thread, QEMU by QMP.
 
-use super::args::{self, Accel, Machine, Network, Video, Vnc};
+use super::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use super::launch::{Image, Undo, Wish, World};
 use super::process::Process;
-use super::{Vm, Vmid, image, vnc_socket, watch};
+use super::{Vm, Vmid, disks, image, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
+use crate::store;
 use crate::sys::child::Spawn;
 use crate::sys::pidfd::Exit;
 use crate::sys::signal::Signal;
@@ -22,6 +23,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A disk of the VM's own that is an overlay of an image.
+const OVERLAY: &str = "overlay.qcow2";
+/// A disk of the VM's own.
+const SCRATCH: &str = "scratch.qcow2";
 /// How long a killed QEMU may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 /// How long the screen may take to greet once QEMU takes commands.
@@ -59,7 +64,7 @@ impl World for Cx {
         let wish = wish.clone();
         self.disk(move || {
             let profile = config.profiles.get(&wish.profile).ok_or_else(|| Problem::internal("no such profile"))?;
-            image::find(&config, profile, &wish.user, wish.iso.as_deref())
+            image::media(&config, profile, &wish)
         })
         .await?
     }
@@ -71,7 +76,8 @@ impl World for Cx {
             user_id: wish.user.clone(),
             profile: wish.profile.clone(),
             iso: image.name.clone(),
-            persistence: "ephemeral".into(),
+            persistence: if wish.kept.is_some() { "persistent" } else { "ephemeral" }.into(),
+            disk: wish.kept.as_ref().map(|kept| (kept.name.clone(), image.kept_gb.unwrap_or(0))),
             memory_mb: wish.memory_mb,
             cpus: wish.cpus,
             vnc_range: profile.vnc_ports.clone(),
@@ -103,21 +109,24 @@ impl World for Cx {
         Ok(())
     }
 
-    async fn prepare(&self, row: &VmRow, wish: &Wish) -> Result<(), Problem> {
+    async fn prepare(&self, row: &VmRow, image: &Image) -> Result<(), Problem> {
         let folder = run_dir(self, &row.vmid);
         let made = folder.clone();
         self.disk(move || DirBuilder::new().recursive(true).mode(0o700).create(made)).await?.map_err(no_space)?;
-        let Some(size) = wish.data_disk_gb else { return Ok(()) };
-        let qemu_img = self.hypervisor.qemu_img()?;
-        let args = args::qemu_img_create(&qemu_img, &scratch_disk(&folder), size);
-        let args = args.map_err(|e| Problem::internal(e.to_string()))?;
-        let ran = self.disk(move || run_to_end(&args)).await?;
-        ran.map_err(|why| Problem::new(507, "disk_failed", format!("The scratch disk could not be made: {why}")))
+        if let Some(new) = &image.new_kept {
+            disks::make_for(self, row, new).await?;
+        }
+        for (name, new) in [(OVERLAY, &image.overlay), (SCRATCH, &image.scratch)] {
+            if let Some(new) = new {
+                disks::make(self, &folder.join(name), new).await?;
+            }
+        }
+        Ok(())
     }
 
-    async fn spawn(&self, row: &VmRow, wish: &Wish, image: &Image) -> Result<Rc<Process>, Problem> {
+    async fn spawn(&self, row: &VmRow, _: &Wish, image: &Image) -> Result<Rc<Process>, Problem> {
         let accel = self.hypervisor.accel();
-        spawn_qemu(self, row, &image.path, wish.data_disk_gb.is_some(), accel).await
+        spawn_qemu(self, row, image.cd.as_deref(), image.order, accel).await
     }
 
     async fn record(&self, row: &VmRow, qemu: &Rc<Process>) -> Result<(), Problem> {
@@ -141,6 +150,7 @@ impl World for Cx {
         let marked = vms::mark_running(&self.db, vmid, qemu.pid, qemu.start, super::boot_id(), accel_name(qemu.accel));
         let marked = self.db(marked).await?;
         let row = marked.ok_or_else(|| Problem::conflict("vm_gone", "The VM was ended while it started."))?;
+        disks::keep(self, &row).await;
         let vm = live(self, &row, qemu)?;
         watch::begin(self, &vm);
         self.bus.publish(&vm, self.now());
@@ -157,7 +167,10 @@ impl World for Cx {
                     kill(self, &process).await;
                 }
             }
-            Undo::RemoveFolder => remove_folder(self, &row.vmid).await,
+            Undo::RemoveFolder => {
+                disks::take_back(self, row).await;
+                remove_folder(self, &row.vmid).await;
+            }
             Undo::ForgetRow => {
                 forget(self, row.vmid.clone()).await;
                 self.bus.publish_gone(row);
@@ -174,6 +187,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         run_dir: process.run_dir.clone(),
         row: RefCell::new(row.clone()),
         process: RefCell::new(Rc::clone(process)),
+        job: RefCell::default(),
         wish: RefCell::default(),
         ended: Latch::default(),
         viewers: Cell::new(0),
@@ -188,14 +202,17 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
 pub(super) async fn spawn_qemu(
     cx: &Cx,
     row: &VmRow,
-    iso: &Path,
-    scratch: bool,
+    cd: Option<&Path>,
+    order: BootOrder,
     accel: Accel,
 ) -> Result<Rc<Process>, Problem> {
     let profile = profile(cx, &row.profile)?;
     let folder = run_dir(cx, &row.vmid);
     let (qemu, version) = cx.hypervisor.qemu()?;
-    let disk = scratch.then(|| scratch_disk(&folder));
+    let kept = row.disk.as_ref().map(|name| store::disks::path(&cx.layout, &row.user_id, name));
+    let own = [OVERLAY, SCRATCH].map(|name| folder.join(name));
+    let disks: Vec<PathBuf> =
+        cx.disk(move || kept.into_iter().chain(own.into_iter().filter(|disk| disk.exists())).collect()).await?;
     let args = args::qemu(&Machine {
         qemu: &qemu,
         version,
@@ -203,8 +220,9 @@ pub(super) async fn spawn_qemu(
         name: &row.vmid,
         memory_mb: row.memory_mb,
         cpus: row.cpus,
-        iso,
-        disk: disk.as_deref(),
+        iso: cd,
+        disks: &disks,
+        order,
         run_dir: &folder,
         vnc: match profile.vnc {
             config::VncListen::Unix => Vnc::Unix,
@@ -292,21 +310,6 @@ fn qemu_problem(why: &str) -> Problem {
 fn no_space(e: std::io::Error) -> Problem {
     log::error!("a run folder cannot be made: {e}");
     Problem::new(507, "no_space", format!("The server cannot store what a VM needs ({e}). Tell the operator."))
-}
-
-fn scratch_disk(folder: &Path) -> PathBuf {
-    folder.join("scratch.qcow2")
-}
-
-/// Runs a short program to its end; its last line of error output is the error. Blocks.
-fn run_to_end(args: &[std::ffi::OsString]) -> Result<(), String> {
-    let (program, rest) = args.split_first().ok_or("nothing to run")?;
-    let output = std::process::Command::new(program).args(rest).output().map_err(|e| e.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.lines().last().unwrap_or("qemu-img failed without a word").to_owned())
 }
 
 /// Kills a process and waits until it is gone.

@@ -3,7 +3,7 @@
 //! One story a VM. It wakes when the process is gone, puts it under TCG once if it was KVM that died and not the guest, and otherwise ends the
 //! VM: row, ports, screens, folder. A database that is away only delays the row; the screens are told at once.
 
-use super::args::Accel;
+use super::args::{Accel, BootOrder};
 use super::process::Process;
 use super::real;
 use super::{Vm, image};
@@ -57,18 +57,14 @@ async fn restart_under_tcg(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     // The browsers' pages connect again by themselves, to the new screen.
     cx.order(Order::End(Which::Vm(vm.vmid), End::new(1011, "the VM starts again")));
     let row = vm.row.borrow().clone();
-    let (config, profile, uid, name) =
-        (Arc::clone(&cx.config), row.profile.clone(), row.user_id.clone(), row.iso.clone());
+    let (config, row_too) = (Arc::clone(&cx.config), row.clone());
     let found = cx.disk(move || {
-        let profile = config.profiles.get(&profile).ok_or_else(|| Problem::internal("the profile is gone"))?;
-        image::find(&config, profile, &uid, None)
-            .ok()
-            .filter(|image| image.name == name)
-            .map_or_else(|| image::find(&config, profile, &uid, Some(&name)), Ok)
+        let gone = || Problem::internal("the profile is gone");
+        let profile = config.profiles.get(&row_too.profile).ok_or_else(gone)?;
+        image::cd_again(&config, profile, &row_too.user_id, &row_too.iso)
     });
-    let image = found.await??;
-    let scratch = vm.run_dir.join("scratch.qcow2").exists();
-    let process = real::spawn_qemu(cx, &row, &image.path, scratch, Accel::Tcg).await?;
+    let cd = found.await??;
+    let process = real::spawn_qemu(cx, &row, cd.as_deref(), BootOrder::Disk, Accel::Tcg).await?;
     if let Err(problem) = real::wait_ready(cx, &process).await {
         real::kill(cx, &process).await;
         return Err(problem);

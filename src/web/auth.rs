@@ -148,7 +148,7 @@ async fn compare(cx: &Cx, name: &str, password: String) -> Result<(Option<User>,
 pub async fn logout(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
     cx.db(sessions::delete(&cx.db, caller.token)).await?;
-    audit(&cx, &req, &caller.user, "logout").await;
+    audit(&cx, &req, &caller.user, "logout", "").await;
     session::end(&cx, HashSet::from([caller.token]));
     let (name, value) = session::set_cookie("", req.secure, 0);
     Ok(Response::empty(204).with(name, value))
@@ -197,7 +197,7 @@ pub async fn password(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     cx.db(users::set_password(&cx.db, user.id.clone(), phc)).await?;
     let others = cx.db(sessions::delete_others(&cx.db, user.id.clone(), *token)).await?;
     session::end(&cx, others.into_iter().collect());
-    audit(&cx, &req, user, "password").await;
+    audit(&cx, &req, user, "password", "").await;
     Ok(Response::empty(204))
 }
 
@@ -209,26 +209,22 @@ async fn signed_in(cx: &Cx, req: &Req, status: u16, user: &User, action: &'stati
     Ok(Response::json(status, &body).with(name, value))
 }
 
+/// A line in the audit trail: who did what, from where. `target` is what it was done to; empty is the account itself.
+pub async fn audit(cx: &Cx, req: &Req, user: &User, action: &str, target: &str) {
+    let target = if target.is_empty() { &user.login } else { target };
+    let (who, ip) = (Some(user.id.clone()), req.ip.to_string());
+    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), String::new());
+    if let Err(problem) = cx.db(line).await {
+        log::warn!(req = req.id.as_str(), user = user.login.as_str(); "{action} is not in the audit trail: {}", problem.detail);
+    }
+}
+
 fn user_json(user: &User) -> Value {
     json!({ "id": user.id, "email": user.email, "login": user.login, "role": user.role })
 }
 
 fn bad_credentials() -> Problem {
     Problem::unauthorized("bad_credentials", "Address or password is not right.")
-}
-
-async fn audit(cx: &Cx, req: &Req, user: &User, action: &str) {
-    let line = events::audit(
-        &cx.db,
-        Some(user.id.clone()),
-        req.ip.to_string(),
-        action.to_owned(),
-        user.login.clone(),
-        String::new(),
-    );
-    if let Err(problem) = cx.db(line).await {
-        log::warn!(req = req.id.as_str(), user = user.login.as_str(); "{action} is not in the audit trail: {}", problem.detail);
-    }
 }
 
 /// An address as far as it can be told without sending to it.

@@ -8,16 +8,21 @@ pub mod assets;
 pub mod auth;
 pub mod connections;
 pub mod console;
+pub mod disks;
 pub mod events;
+pub mod isos;
 pub mod ops;
 pub mod origin;
 pub mod pages;
 pub mod proxy;
 pub mod session;
+pub mod snapshots;
 pub mod throttle;
+pub mod uploads;
 pub mod vms;
 
 use crate::house::Cx;
+use crate::net::body::Incoming;
 use crate::net::response::Response;
 use crate::proto::http::{Head, Method};
 use crate::proto::problem::Problem;
@@ -37,6 +42,8 @@ pub struct Req {
     pub head: Head,
     /// The whole body.
     pub body: Vec<u8>,
+    /// The body, where the route takes it piece by piece; `None` when it is empty.
+    pub incoming: Option<Incoming>,
     /// Whose request it is: the peer, or what a trusted proxy says.
     pub ip: IpAddr,
     /// It came over TLS, here or at a trusted proxy.
@@ -124,6 +131,23 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/vms" User vms::list, "my VMs, live ones first"),
     route!(Get "/vms/{vmid}" User vms::show, "one VM"),
     route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
+    route!(Post "/upload" User uploads::form, "bring an image, as a form"),
+    route!(Options "/uploads/" Public uploads::options, "what is spoken of tus"),
+    route!(Options "/uploads/{id}" Public uploads::options, "what is spoken of tus"),
+    route!(Post "/uploads/" User uploads::create, "begin a resumable upload (tus 1.0.0)"),
+    route!(Head "/uploads/{id}" User uploads::status, "how far an upload is"),
+    route!(Patch "/uploads/{id}" User uploads::append, "go on with an upload"),
+    route!(Delete "/uploads/{id}" User uploads::remove, "throw an upload away"),
+    route!(Get "/isos" User isos::list, "my images and the shared ones"),
+    route!(Delete "/isos/{name}" User isos::remove, "remove an image"),
+    route!(Get "/disks" User disks::list, "my kept disks"),
+    route!(Post "/disks" User disks::create, "make a disk, empty or from an image"),
+    route!(Delete "/disks/{name}" User disks::remove, "remove a disk and all on it"),
+    route!(Post "/disks/{name}/grow" User disks::grow, "make a disk larger"),
+    route!(Get "/vms/{vmid}/snapshots" User snapshots::list, "snapshots of a VM's disk"),
+    route!(Post "/vms/{vmid}/snapshots" User snapshots::create, "take a snapshot, with memory where the VM runs"),
+    route!(Post "/vms/{vmid}/snapshots/{name}/restore" User snapshots::restore, "go back to a snapshot"),
+    route!(Delete "/vms/{vmid}/snapshots/{name}" User snapshots::remove, "remove a snapshot"),
     route!(Get "/profiles" User vms::profiles, "what I may start"),
     route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
@@ -134,6 +158,13 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
     route!(Get "/metrics" Public ops::metrics, "Prometheus text, for admins and loopback"),
 ];
+
+/// True for requests whose body goes to the handler piece by piece.
+#[must_use]
+pub fn streams(head: &Head) -> bool {
+    let upload = head.path == "/upload" || head.path.starts_with("/uploads");
+    upload && matches!(head.method, Method::Post | Method::Patch)
+}
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
 pub async fn answer(cx: Cx, mut req: Req) -> Response {
@@ -180,6 +211,7 @@ async fn route(cx: &Cx, req: &mut Req) -> Result<Response, Problem> {
         id: req.id.clone(),
         head: req.head.clone(),
         body: std::mem::take(&mut req.body),
+        incoming: req.incoming.take(),
         ip: req.ip,
         secure: req.secure,
         gone: req.gone.clone(),
@@ -195,7 +227,7 @@ fn find(head: &Head) -> Result<Option<(&'static Route, Vec<String>)>, Problem> {
     let mut allow: Vec<String> = Vec::new();
     for route in ROUTES {
         if let Some(params) = matches(route.path, &head.path) {
-            if route.method == *wanted {
+            if route.method == head.method || route.method == *wanted {
                 return Ok(Some((route, params)));
             }
             allow.push(route.method.to_string());

@@ -11,7 +11,8 @@ use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
-use crate::vm::launch::{How, Wish};
+use crate::store::{disks, names};
+use crate::vm::launch::{How, KeptDisk, Wish};
 use crate::vm::{self, Vm, Vmid, image};
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -85,24 +86,13 @@ fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem>
         "disk",
         "persistence",
     ])?;
-    for later in ["install_disk_path", "disk"] {
-        if fields.opt_str(later)?.is_some() {
-            return Err(Problem::unprocessable(later, "kept disks are not part of this version; leave it out"));
-        }
-    }
-    match fields.opt_str("persistence")? {
-        None | Some("ephemeral") => {}
-        Some("persistent") => {
-            return Err(Problem::unprocessable("persistence", "this version keeps nothing of a VM; use \"ephemeral\""));
-        }
-        Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
-    }
     let name = fields.opt_str("profile")?.unwrap_or("custom");
     let Some(profile) = config.profiles.get(name) else {
         let known: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
         let problem = format!("there is no profile {name:?}; choose one of: {}", known.join(", "));
         return Err(Problem::unprocessable("profile", problem));
     };
+    let kept = kept_disk(config, profile, user, &fields)?;
     let iso = match (fields.opt_str("iso")?, fields.opt_str("iso_path")?) {
         (Some(_), Some(_)) => return Err(Problem::unprocessable("iso_path", "give iso or iso_path, not both")),
         (iso, path) => iso.or(path).map(str::to_owned),
@@ -114,7 +104,43 @@ fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem>
         memory_mb: fields.opt_u32_in("memory_mb", 64..=profile.max_memory_mb)?.unwrap_or(profile.default_memory_mb),
         cpus: fields.opt_u32_in("cpus", 1..=profile.max_cpus)?.unwrap_or(profile.default_cpus),
         data_disk_gb: fields.opt_u32_in("data_disk_gb", 1..=config.limits.max_data_disk_gb)?,
+        kept,
     })
+}
+
+/// Whether a disk is kept, and which. Without a name it is the one called `default`.
+fn kept_disk(config: &Config, profile: &Profile, user: &str, fields: &Fields) -> Result<Option<KeptDisk>, Problem> {
+    let layout = crate::store::Layout::new(&config.base_dir);
+    let by_path = |path: &str| {
+        disks::name_of(&layout, user, path).ok_or_else(|| {
+            Problem::not_found(
+                "disk_not_found",
+                "install_disk_path is none of your disks; see GET /disks for their names.",
+            )
+        })
+    };
+    let named = match (fields.opt_str("disk")?, fields.opt_str("install_disk_path")?) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::unprocessable("install_disk_path", "give disk or install_disk_path, not both"));
+        }
+        (Some(name), None) => Some(names::check("disk", name)?.to_owned()),
+        (None, Some(path)) => Some(names::check("install_disk_path", &by_path(path)?)?.to_owned()),
+        (None, None) => None,
+    };
+    let persistent = match fields.opt_str("persistence")? {
+        Some("persistent") => true,
+        Some("ephemeral") if named.is_some() => {
+            return Err(Problem::unprocessable(
+                "persistence",
+                "a disk by name is kept; leave it out or use \"persistent\"",
+            ));
+        }
+        Some("ephemeral") => false,
+        None => named.is_some() || profile.persistence == Persistence::Persistent,
+        Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
+    };
+    let by_name = named.is_some();
+    Ok(persistent.then(|| KeptDisk { name: named.unwrap_or_else(|| "default".into()), by_name }))
 }
 
 /// The user's live VM as an object, if there is one: from memory, or a row that is only being started.

@@ -59,6 +59,27 @@ impl Pool {
         Ok(Self(sender))
     }
 
+    /// As [`Pool::call`], but a full queue is waited for: for work that was let in already. `pause` sleeps a moment.
+    ///
+    /// # Errors
+    /// [`Refused::Broke`].
+    pub async fn call_in_turn<T: Send + 'static, P: Future<Output = ()>>(
+        &self,
+        pause: impl Fn() -> P,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refused> {
+        let (answer, promise) = oneshot();
+        let mut job: Job = Box::new(move || answer.give(job()));
+        loop {
+            match self.0.try_send(job) {
+                Ok(()) => return promise.await.map_err(|_| Refused::Broke),
+                Err(TrySendError::Full(back)) => job = back,
+                Err(TrySendError::Disconnected(_)) => return Err(Refused::Broke),
+            }
+            pause().await;
+        }
+    }
+
     /// Runs `job` on the pool and waits for its value.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
-use vmshare::vm::args::{self, Accel, Machine, Network, Video, Vnc};
+use vmshare::vm::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use vmshare::vm::programs;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vmshare");
@@ -157,8 +157,9 @@ fn launch_bare(iso: &Path) -> Duration {
         name: "bare",
         memory_mb: 128,
         cpus: 1,
-        iso,
-        disk: None,
+        iso: Some(iso),
+        disks: &[],
+        order: BootOrder::Cd,
         run_dir: folder.path(),
         vnc: Vnc::Unix,
         network: Network::Restricted,

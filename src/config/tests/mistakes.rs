@@ -132,8 +132,6 @@ const PROFILE_MISTAKES: &[(&str, &str)] = &[
         "network = 'internet'",
         "network: this version cannot keep a guest with internet access away from the host's network; write \"restricted\" or \"none\"",
     ),
-    ("persistence = 'persistent'", "persistence: this version keeps nothing after a VM has ended; write \"ephemeral\""),
-    ("base_disk = 'x.qcow2'", "base_disk: this version starts VMs from ISO images only; remove the line"),
     ("idle_minutes = 5", "idle_minutes: this version does not end VMs by time; write 0 or remove the line"),
     ("max_minutes = 5", "max_minutes: this version does not end VMs by time; write 0 or remove the line"),
     (

@@ -152,6 +152,26 @@ impl RequestReader {
         matches!(self.state, State::Head(false))
     }
 
+    /// In a body of known length: the bytes of it that are still to come. They may be taken past this reader, see
+    /// [`RequestReader::skip`].
+    #[must_use]
+    pub fn length_left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// `count` bytes of a body of known length were taken elsewhere; more than there are is as all of them.
+    pub fn skip(&mut self, count: u64) {
+        if let State::Length(left) = &mut self.state {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                self.state = State::End;
+            }
+        }
+    }
+
     /// Takes what it can from the front of `input`; `None` needs more bytes.
     ///
     /// # Errors

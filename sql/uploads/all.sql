@@ -1,0 +1,1 @@
+select id, user_id, shared, resumable, name, format, profile, metadata, size, verified_to, state, expires_at from uploads order by created_at

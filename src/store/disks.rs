@@ -1,0 +1,111 @@
+//! Kept disks: qcow2 files of one user, by name. What a disk is made of is read from its own header.
+
+use super::{Layout, files};
+use crate::proto::qcow2;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const ENDING: &str = ".qcow2";
+
+/// A disk in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Bytes as the guest sees it.
+    pub size: u64,
+    /// Bytes it takes on the host.
+    pub used: u64,
+    /// The image it is an overlay of.
+    pub image: Option<String>,
+    /// How many snapshots are in it.
+    pub snapshots: u32,
+    /// Seconds since 1970 when it was last written.
+    pub modified: i64,
+}
+
+/// The file of a disk; the name has been checked.
+#[must_use]
+pub fn path(layout: &Layout, uid: &str, name: &str) -> PathBuf {
+    layout.disks(uid).join(format!("{name}{ENDING}"))
+}
+
+/// The name of a user's disk from its path, as old clients write it: only one that lies in his own folder.
+#[must_use]
+pub fn name_of(layout: &Layout, uid: &str, path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let folder = layout.disks(uid);
+    let inside = path.parent().is_some_and(|parent| parent == folder || parent.as_os_str().is_empty());
+    let file = path.file_name()?.to_str()?;
+    inside.then(|| file.strip_suffix(ENDING).unwrap_or(file).to_owned())
+}
+
+/// A user's disks by name. A file that is no disk (any more) is listed with size 0.
+#[must_use]
+pub fn list(layout: &Layout, uid: &str) -> Vec<Listed> {
+    let folder = layout.disks(uid);
+    let found = files(&folder).into_iter().filter_map(|(file, about)| {
+        let name = file.strip_suffix(ENDING)?.to_owned();
+        let info = header(&folder.join(&file));
+        Some(Listed {
+            name,
+            size: info.as_ref().map_or(0, |info| info.size),
+            used: about.blocks() * 512,
+            image: info.as_ref().and_then(backing).and_then(|path| Some(path.file_name()?.to_str()?.to_owned())),
+            snapshots: info.as_ref().map_or(0, |info| info.snapshots),
+            modified: about.mtime(),
+        })
+    });
+    found.collect()
+}
+
+/// What a disk's header says; `None` when it is no qcow2 file.
+#[must_use]
+pub fn header(path: &Path) -> Option<qcow2::Qcow2Info> {
+    let mut head = Vec::new();
+    std::fs::File::open(path).ok()?.take(qcow2::HEAD_BYTES as u64).read_to_end(&mut head).ok()?;
+    qcow2::parse(&head).ok()
+}
+
+fn backing(info: &qcow2::Qcow2Info) -> Option<PathBuf> {
+    info.backing.as_ref().map(|path| PathBuf::from(String::from_utf8_lossy(path).into_owned()))
+}
+
+/// `USER/DISK` of a kept disk that is an overlay of `image`, if there is one.
+#[must_use]
+pub fn overlay_of(layout: &Layout, image: &Path) -> Option<String> {
+    let users = std::fs::read_dir(layout.base().join("users")).ok()?;
+    for user in users.flatten() {
+        let uid = user.file_name().to_string_lossy().into_owned();
+        let folder = layout.disks(&uid);
+        for (file, _) in files(&folder) {
+            let base = header(&folder.join(&file)).as_ref().and_then(backing);
+            if base.is_some_and(|base| super::images::is_same(&base, image)) {
+                return Some(file.strip_suffix(ENDING).unwrap_or(&file).to_owned());
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_disk_only_in_the_users_own_folder() {
+        let layout = Layout::new(Path::new("/v"));
+        for (path, name) in [
+            ("/v/users/u1/disks/work.qcow2", Some("work")),
+            ("work.qcow2", Some("work")),
+            ("work", Some("work")),
+            ("/v/users/u2/disks/work.qcow2", None),
+            ("/v/users/u1/disks/../../u2/disks/work.qcow2", None),
+            ("/etc/shadow", None),
+            ("sub/work", None),
+        ] {
+            assert_eq!(name_of(&layout, "u1", path).as_deref(), name, "{path}");
+        }
+    }
+}

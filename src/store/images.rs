@@ -1,0 +1,236 @@
+//! Images: what people upload and boot from. A library for each user, one that is shared, and the file a profile names.
+
+use super::names::Format;
+use super::{Layout, files, make_folder, remove, sync_folder};
+use crate::config::{ImageRule, Profile};
+use crate::proto::problem::Problem;
+use crate::proto::{iso9660, qcow2};
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Ending of the file that holds an image's SHA-256.
+const HASH_ENDING: &str = ".sha256";
+/// Bytes of an image to look at.
+pub const HEAD_BYTES: usize = iso9660::HEAD_BYTES;
+
+/// An image in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its file name.
+    pub name: String,
+    /// What it is.
+    pub format: Format,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Of the whole file, in hex, where it was uploaded here.
+    pub sha256: Option<String>,
+    /// Seconds since 1970 when it came.
+    pub modified: i64,
+    /// It belongs to all.
+    pub shared: bool,
+    /// It is what starts when no image is named.
+    pub is_default: bool,
+}
+
+/// May this be booted? Looked at when an image comes and again at each launch.
+///
+/// # Errors
+/// 422 with the reason and what to do.
+pub fn check(head: &[u8], size: u64, format: Format) -> Result<(), Problem> {
+    let wrong =
+        |why: String| Problem::new(422, "bad_image", format!("This image cannot be used: {why}.")).in_field("iso");
+    if size < iso9660::SIZE_MIN && format != Format::Qcow2 {
+        let error = if size == 0 { iso9660::IsoError::Empty } else { iso9660::IsoError::TooSmall(size) };
+        return Err(wrong(error.to_string()));
+    }
+    match format {
+        Format::Iso => iso9660::check(head, size).map(drop).map_err(|e| wrong(e.to_string())),
+        Format::Qcow2 => qcow2::check(head).map(drop).map_err(|e| wrong(e.to_string())),
+        Format::Raw if head.starts_with(b"QFI\xfb") => Err(wrong("it is a qcow2 image; say so in format".into())),
+        Format::Raw if !size.is_multiple_of(512) => {
+            Err(wrong("a disk has whole sectors of 512 bytes; was the download complete?".into()))
+        }
+        Format::Raw => Ok(()),
+    }
+}
+
+/// Where the last upload of a user gets its second name: what the profile boots for him, if that is his alone.
+#[must_use]
+pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
+    let own = profile.base_image.contains("{uid}") || profile.prefix.contains("{uid}");
+    let is_directory = profile.image_base(uid).ok()?.is_dir();
+    match profile.image_rule(uid, is_directory).ok()? {
+        ImageRule::InDirectory { dir, name } if own => Some(dir.join(name)),
+        _ => None,
+    }
+}
+
+/// Brings a whole, synced file to its place. Whoever looks sees the old image or the new one.
+///
+/// # Errors
+/// The system's; then the file is where it was, or in its place already.
+pub fn place(staged: &Path, folder: &Path, name: &str, sha256: &str, default: Option<&Path>) -> io::Result<()> {
+    make_folder(folder)?;
+    let target = folder.join(name);
+    let hash = folder.join(format!("{name}{HASH_ENDING}"));
+    remove(&hash)?;
+    std::fs::rename(staged, &target)?;
+    let half = folder.join(format!(".{name}{HASH_ENDING}"));
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    writeln!(file, "{sha256}  {name}")?;
+    file.sync_all()?;
+    std::fs::rename(&half, &hash)?;
+    sync_folder(folder)?;
+    match default {
+        Some(default) => also_name(&target, default),
+        None => Ok(()),
+    }
+}
+
+/// Gives a file another name, at once and instead of what had it. In another file system it is a link that says where.
+fn also_name(file: &Path, name: &Path) -> io::Result<()> {
+    let folder = name.parent().unwrap_or(name);
+    make_folder(folder)?;
+    let half = folder.join(format!(".{}", crate::random::hex_id()));
+    match std::fs::hard_link(file, &half) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => std::os::unix::fs::symlink(file, &half)?,
+        other => other?,
+    }
+    std::fs::rename(&half, name)?;
+    // Two names of one file: rename did nothing.
+    remove(&half)?;
+    sync_folder(folder)
+}
+
+/// What a user may boot, his own first.
+#[must_use]
+pub fn list(layout: &Layout, profile: Option<&Profile>, uid: &str) -> Vec<Listed> {
+    let default = profile.and_then(|profile| {
+        let own = default_place(profile, uid).is_some();
+        profile_file(profile, uid).map(|(path, about)| (path, about, own))
+    });
+    let default_id = default.as_ref().map(|(_, about, _)| identity(about));
+    let mut found = Vec::new();
+    for (folder, shared) in [(layout.images(Some(uid)), false), (layout.images(None), true)] {
+        for (name, about) in library(&folder) {
+            let is_default = default_id == Some(identity(&about));
+            let sha256 = stored_hash(&folder, &name);
+            let format = Format::of(&name);
+            found.push(Listed { name, format, size: about.len(), sha256, modified: about.mtime(), shared, is_default });
+        }
+    }
+    if let Some((path, about, own)) = default
+        && !found.iter().any(|image| image.is_default)
+    {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let (size, modified) = (about.len(), about.mtime());
+        let (format, shared) = (Format::of(&name), !own);
+        found.insert(0, Listed { name, format, size, sha256: None, modified, shared, is_default: true });
+    }
+    found
+}
+
+/// The file a profile boots for this user when none is named.
+fn profile_file(profile: &Profile, uid: &str) -> Option<(PathBuf, Metadata)> {
+    let is_directory = profile.image_base(uid).ok()?.is_dir();
+    let path = profile.image_rule(uid, is_directory).ok()?.path();
+    let about = path.metadata().ok().filter(Metadata::is_file)?;
+    Some((path, about))
+}
+
+fn library(folder: &Path) -> impl Iterator<Item = (String, Metadata)> {
+    files(folder).into_iter().filter(|(name, _)| !name.ends_with(HASH_ENDING))
+}
+
+fn identity(about: &Metadata) -> (u64, u64) {
+    (about.dev(), about.ino())
+}
+
+fn stored_hash(folder: &Path, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join(format!("{name}{HASH_ENDING}"))).ok()?;
+    text.split_whitespace().next().filter(|hash| hash.len() == 64).map(str::to_owned)
+}
+
+/// Bytes a user's images take: each file once, however many names it has.
+#[must_use]
+pub fn used(layout: &Layout, profiles: &[&Profile], uid: &str) -> u64 {
+    let defaults = profiles.iter().filter_map(|profile| default_place(profile, uid)?.metadata().ok());
+    let folder = layout.images(Some(uid));
+    let library = library(&folder).map(|(_, about)| about);
+    let mut seen = HashSet::new();
+    library.chain(defaults).filter(|about| seen.insert(identity(about))).map(|about| about.len()).sum()
+}
+
+/// Names, own or shared, that are the same file as `path`.
+#[must_use]
+pub fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.metadata(), b.metadata()), (Ok(a), Ok(b)) if identity(&a) == identity(&b))
+}
+
+/// Removes an image with its hash, and the second names that `defaults` would give it. False when there is none.
+///
+/// # Errors
+/// The system's.
+pub fn delete(folder: &Path, name: &str, defaults: &[PathBuf]) -> io::Result<bool> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        return Ok(false);
+    }
+    for default in defaults.iter().filter(|default| is_same(default, &path)) {
+        remove(default)?;
+    }
+    remove(&path)?;
+    remove(&folder.join(format!("{name}{HASH_ENDING}")))?;
+    sync_folder(folder)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_replaces_the_one_of_its_name_and_the_default_with_it() {
+        let base = tempfile::tempdir().unwrap();
+        let layout = Layout::new(base.path());
+        let (folder, default) = (layout.images(Some("u1")), base.path().join("uploads/u1.iso"));
+        let bring = |bytes: &[u8], name: &str| {
+            let staged = base.path().join("staged");
+            std::fs::write(&staged, bytes).unwrap();
+            place(&staged, &folder, name, &"ab".repeat(32), Some(&default)).unwrap();
+            assert!(!staged.exists());
+        };
+        bring(b"one", "a.iso");
+        bring(b"two!", "a.iso");
+        bring(b"two!", "a.iso");
+        assert_eq!(std::fs::read(&default).unwrap(), b"two!");
+        bring(b"three", "b.iso");
+        assert_eq!(std::fs::read(&default).unwrap(), b"three");
+        let names: Vec<_> = list(&layout, None, "u1").into_iter().map(|i| (i.name, i.sha256.is_some())).collect();
+        assert_eq!(names, [("a.iso".to_owned(), true), ("b.iso".to_owned(), true)]);
+        assert_eq!(used(&layout, &[], "u1"), 9);
+        assert!(delete(&folder, "b.iso", std::slice::from_ref(&default)).unwrap());
+        assert!(!default.exists() && !delete(&folder, "b.iso", &[]).unwrap());
+        assert_eq!(files(&base.path().join("uploads")).len() + files(&folder).len(), 2, "a.iso and its hash");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "nothing hidden is left");
+    }
+
+    #[test]
+    fn images_are_told_by_their_format_never_by_their_bytes() {
+        let mut qcow2 = vec![0; 512];
+        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        (qcow2[7], qcow2[23]) = (3, 16);
+        assert!(check(&qcow2, 200_000, Format::Qcow2).is_ok());
+        for (format, word) in [(Format::Iso, "CD001"), (Format::Raw, "qcow2 image")] {
+            let problem = check(&qcow2, 20_000_000, format).unwrap_err();
+            assert!(problem.status == 422 && problem.detail.contains(word), "{}", problem.detail);
+        }
+        assert!(check(&[0; 512], 20_000_256, Format::Raw).is_ok());
+        assert!(check(&[0; 512], 20_000_001, Format::Raw).unwrap_err().detail.contains("sectors"));
+        assert!(check(&[], 9_000_000, Format::Iso).unwrap_err().detail.contains("10 MB"));
+        assert!(check(&[], 0, Format::Raw).unwrap_err().detail.contains("empty"));
+    }
+}

@@ -1,0 +1,129 @@
+//! Names of images, disks and snapshots: they become parts of paths and of QEMU's options, so their alphabet is strict.
+
+use crate::proto::problem::Problem;
+use std::fmt;
+
+/// Longest name, in bytes.
+const NAME_MAX: usize = 96;
+
+/// What an image is; always said, never guessed from its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A bootable CD.
+    Iso,
+    /// A disk image of QEMU's own.
+    Qcow2,
+    /// A disk image, byte for byte.
+    Raw,
+}
+
+impl Format {
+    /// As the API writes it.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        match text {
+            "iso" => Ok(Self::Iso),
+            "qcow2" => Ok(Self::Qcow2),
+            "raw" => Ok(Self::Raw),
+            _ => Err(Problem::unprocessable("format", "must be iso, qcow2 or raw")),
+        }
+    }
+
+    /// What a file's name says; names are given by [`image_name`].
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        match name.rsplit_once('.') {
+            Some((_, "qcow2")) => Self::Qcow2,
+            Some((_, "raw")) => Self::Raw,
+            _ => Self::Iso,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Iso => "iso",
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        })
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._+-".contains(&byte)
+}
+
+/// The name an uploaded file is kept under: its last part, without what is not in the alphabet, and with the format's ending.
+#[must_use]
+pub fn image_name(given: &str, format: Format) -> String {
+    let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
+    let stem = last.rsplit_once('.').map_or(last, |(stem, ending)| {
+        let known = ["iso", "img", "qcow2", "raw"].iter().any(|known| ending.eq_ignore_ascii_case(known));
+        if known { stem } else { last }
+    });
+    let plain: String = stem.chars().map(|c| if u8::try_from(c).is_ok_and(is_plain) { c } else { '-' }).collect();
+    let plain = plain.trim_start_matches(['.', '-', '+', '_']).trim_end_matches(['.', '-']);
+    let plain = plain.get(..NAME_MAX - 8).unwrap_or(plain);
+    let plain = if plain.is_empty() { "image" } else { plain };
+    format!("{plain}.{format}")
+}
+
+/// The name of an image that should be there.
+///
+/// # Errors
+/// 404: under another name there can be none.
+pub fn known_image(name: &str) -> Result<&str, Problem> {
+    let plain = !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    if plain { Ok(name) } else { Err(Problem::not_found("iso_not_found", "There is no image of this name.")) }
+}
+
+/// The name of a disk or snapshot.
+///
+/// # Errors
+/// 422.
+pub fn check<'a>(field: &'static str, name: &'a str) -> Result<&'a str, Problem> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    if first && name.len() <= 64 && name.bytes().all(is_plain) {
+        return Ok(name);
+    }
+    Err(Problem::unprocessable(
+        field,
+        "must be 1 to 64 letters, digits, dots, dashes, plus or underscores, a letter or digit first",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_file_name_becomes_one_of_the_alphabet_with_the_right_ending() {
+        for (given, format, name) in [
+            ("debian-12.iso", Format::Iso, "debian-12.iso"),
+            ("C:\\isos\\Void Linux.ISO", Format::Iso, "Void-Linux.iso"),
+            ("../../etc/passwd", Format::Iso, "passwd.iso"),
+            ("disk.img", Format::Raw, "disk.raw"),
+            ("evil.qcow2", Format::Iso, "evil.iso"),
+            ("a,b=c\n.iso", Format::Iso, "a-b-c.iso"),
+            ("\u{fc}bung.iso", Format::Iso, "bung.iso"),
+            ("...", Format::Iso, "image.iso"),
+            ("v1.2", Format::Qcow2, "v1.2.qcow2"),
+        ] {
+            assert_eq!(image_name(given, format), name);
+            assert_eq!(Format::of(name), format);
+            assert!(known_image(name).is_ok());
+        }
+        assert!(image_name(&"x".repeat(500), Format::Iso).len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn disk_names_that_could_be_paths_or_options_are_refused() {
+        assert!(check("disk", "work-1.0_a").is_ok());
+        for bad in ["", ".hidden", "-x", "a/b", "a,b", "a b", "..", "\u{e4}", &"x".repeat(65)] {
+            assert_eq!(check("disk", bad).unwrap_err().status, 422, "{bad}");
+        }
+    }
+}

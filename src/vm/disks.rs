@@ -1,0 +1,127 @@
+//! Disks of VMs: made by `qemu-img`, and, where they are kept, whole or not at all.
+//!
+//! A kept disk that a launch makes has a note beside it (`.new-VMID`) until the VM runs. Whoever takes the launch back, also after a crash,
+//! removes the disk that the note names, and only that: a disk somebody used has no note.
+
+use super::args;
+use super::disk_args::{self, NewDisk};
+use super::tool;
+use crate::db::vms::VmRow;
+use crate::house::Cx;
+use crate::proto::problem::Problem;
+use crate::store::{self, disks};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Runs `qemu-img` with what `line` makes of its path.
+///
+/// # Errors
+/// 507 with its words, 503 when QEMU is not there or it took too long.
+pub async fn qemu_img(
+    cx: &Cx,
+    line: impl FnOnce(&Path) -> Result<Vec<OsString>, args::ArgError>,
+) -> Result<String, Problem> {
+    let program = cx.hypervisor.qemu_img()?;
+    let args = line(&program).map_err(|e| Problem::internal(e.to_string()))?;
+    tool::run(cx, args).await
+}
+
+/// Makes a disk where none is; half of one is removed.
+///
+/// # Errors
+/// 507.
+pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
+    let (folder, keep) = (path.parent().map(Path::to_owned).unwrap_or_default(), cx.config.limits.free_space_mb << 20);
+    let free =
+        cx.disk(move || store::make_folder(&folder).and_then(|()| crate::sys::statvfs::free_bytes(&folder))).await?;
+    if free.map_err(|e| no_space(&e.to_string()))? < keep {
+        return Err(no_space("less is free than the operator wants to keep"));
+    }
+    let made = qemu_img(cx, |program| disk_args::qemu_img_create(program, path, new)).await;
+    if made.is_err() {
+        let path = path.to_owned();
+        let _ = cx.disk(move || store::remove(&path)).await;
+    }
+    made.map(drop)
+}
+
+fn no_space(why: &str) -> Problem {
+    Problem::new(
+        507,
+        "disk_full",
+        format!("There is no room for a disk: {why}. Remove what you no longer need, or tell the operator."),
+    )
+}
+
+/// 413 when another `gb` GiB are more than a user may keep; `but` is a disk that does not count. The caller has the claim.
+///
+/// # Errors
+/// 413.
+pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Result<(), Problem> {
+    let (layout, owner, but) = (cx.layout.clone(), uid.to_owned(), but.map(str::to_owned));
+    let there = cx.disk(move || disks::list(&layout, &owner)).await?;
+    let used: u64 =
+        there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(|disk| disk.size.div_ceil(1 << 30)).sum();
+    let quota = u64::from(cx.config.limits.disk_quota_gb);
+    if used + u64::from(gb) <= quota {
+        return Ok(());
+    }
+    let detail = format!(
+        "Your disks have {used} of {quota} GiB; {gb} more do not fit. Remove a disk, or ask for a larger quota."
+    );
+    Err(Problem::new(413, "quota_exceeded", detail))
+}
+
+/// Makes the kept disk of a starting VM, with its note.
+///
+/// # Errors
+/// 413, 507; 409 when it came to be meanwhile.
+pub async fn make_for(cx: &Cx, row: &VmRow, new: &NewDisk) -> Result<(), Problem> {
+    let Some(name) = row.disk.clone() else { return Ok(()) };
+    let _claim = cx.claims.of(&row.user_id).await;
+    check_quota(cx, &row.user_id, row.disk_gb.unwrap_or(0), None).await?;
+    let (path, note) = (disks::path(&cx.layout, &row.user_id, &name), note(cx, row));
+    let (there, folder) = (path.clone(), cx.layout.disks(&row.user_id));
+    let noted = cx.disk(move || {
+        store::make_folder(&folder)?;
+        if there.exists() { Ok(false) } else { std::fs::write(&note, name).map(|()| true) }
+    });
+    match noted.await? {
+        Ok(true) => make(cx, &path, new).await,
+        Ok(false) => {
+            Err(Problem::conflict("disk_exists", "That disk was made by another request meanwhile. Start again."))
+        }
+        Err(e) => Err(no_space(&e.to_string())),
+    }
+}
+
+fn note(cx: &Cx, row: &VmRow) -> PathBuf {
+    cx.layout.disks(&row.user_id).join(format!(".new-{}", row.vmid))
+}
+
+/// The VM runs: its disk is the user's.
+pub async fn keep(cx: &Cx, row: &VmRow) {
+    if row.disk.is_none() {
+        return;
+    }
+    let note = note(cx, row);
+    if !matches!(cx.disk(move || store::remove(&note)).await, Ok(Ok(()))) {
+        log::error!(vmid = row.vmid.as_str(); "the note of its new disk cannot be removed");
+    }
+}
+
+/// The launch is taken back: the disk it made goes.
+pub async fn take_back(cx: &Cx, row: &VmRow) {
+    if row.disk.is_none() {
+        return;
+    }
+    let (note, layout, uid) = (note(cx, row), cx.layout.clone(), row.user_id.clone());
+    let removed = cx.disk(move || {
+        let Ok(name) = std::fs::read_to_string(&note) else { return Ok(()) };
+        store::remove(&disks::path(&layout, &uid, &name))?;
+        store::remove(&note)
+    });
+    if let Ok(Err(e)) = removed.await {
+        log::error!(vmid = row.vmid.as_str(); "its new disk cannot be removed: {e}");
+    }
+}

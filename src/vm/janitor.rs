@@ -1,0 +1,70 @@
+//! Removes leftovers (`store::janitor`) once an hour, with a line in the log for each.
+//!
+//! At the start it also ends what a former server had begun and nobody can go on with: forms that were being taken.
+
+use crate::db::{uploads, vms};
+use crate::house::Cx;
+use crate::proto::problem::Problem;
+use crate::store::janitor::{self, Leftover, Named};
+use jiff::Timestamp;
+use std::rc::Rc;
+use std::time::Duration;
+
+const EVERY: Duration = Duration::from_secs(3600);
+
+/// Starts the story; to be called once the rows of a former run were looked after.
+pub fn begin(cx: &Cx) {
+    let (cx, spawner) = (Rc::clone(cx), cx.spawner.clone());
+    spawner.spawn("janitor", async move {
+        if let Err(problem) = forms_of_a_former_server(&cx).await {
+            log::warn!("half forms of a former server stay for now: {}", problem.detail);
+        }
+        while !cx.stopping.get() {
+            if let Err(problem) = clean(&cx).await {
+                log::warn!("leftovers stay for now: {}", problem.detail);
+            }
+            cx.clock.sleep(EVERY).await;
+        }
+    });
+}
+
+async fn forms_of_a_former_server(cx: &Cx) -> Result<(), Problem> {
+    // Only rows that are older than this story: a form may be on its way by now.
+    let rows = cx.db(uploads::all(&cx.db)).await?;
+    for row in rows.into_iter().filter(|row| !row.resumable && !cx.uploads.is_form(&row.id)) {
+        let path = cx.layout.uploads(&row.user_id).join(&row.id);
+        let leftover = Leftover { path, bytes: 0, why: "form of a former server", upload: Some(row.id) };
+        remove(cx, leftover).await?;
+    }
+    Ok(())
+}
+
+/// Finds and removes.
+async fn clean(cx: &Cx) -> Result<(), Problem> {
+    // Files first, then rows: what comes in between has a row.
+    let rows = cx.db(vms::live_all(&cx.db)).await?;
+    let named = Named {
+        uploads: cx.db(uploads::all(&cx.db)).await?,
+        live: rows.into_iter().map(|row| row.vmid).chain(cx.vms.all().iter().map(|vm| vm.vmid.to_string())).collect(),
+    };
+    let (layout, age) = (cx.layout.clone(), Duration::from_secs(u64::from(cx.config.limits.leftover_hours) * 3600));
+    // A launch makes its row before its folder, and an upload its file before its row: `age` covers the latter.
+    let age = age.max(Duration::from_secs(60));
+    let found = cx.disk(move || janitor::find(&layout, &named, Timestamp::now(), age)).await?;
+    for leftover in found {
+        remove(cx, leftover).await?;
+    }
+    Ok(())
+}
+
+async fn remove(cx: &Cx, leftover: Leftover) -> Result<(), Problem> {
+    let (shown, upload) = (leftover.to_string(), leftover.upload.clone());
+    match cx.disk(move || janitor::remove(&leftover)).await? {
+        Ok(()) => log::info!("janitor: removed {shown}"),
+        Err(e) => return Err(Problem::internal(format!("{shown}: {e}"))),
+    }
+    match upload {
+        Some(id) => cx.db(uploads::delete(&cx.db, id)).await,
+        None => Ok(()),
+    }
+}

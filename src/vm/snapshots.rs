@@ -1,0 +1,274 @@
+//! Snapshots of a VM's disks: with memory by QMP jobs while it runs, by `qemu-img` when it does not.
+//!
+//! The snapshots are inside the qcow2 files, which are the truth. A job that fails leaves the VM running. One job a VM at a time.
+//! Source: QEMU's QMP reference, snapshot-save, snapshot-load, snapshot-delete, query-jobs.
+
+use super::args::DISK_NODE;
+use super::disk_args;
+use super::process::Process;
+use super::{Job, Vm, disks};
+use crate::house::Cx;
+use crate::proto::problem::Problem;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Between two looks at a job.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// Bytes of memory and devices in it; 0 for one of the disk alone.
+    pub memory: u64,
+    /// When it was taken.
+    pub at: Option<Timestamp>,
+}
+
+impl Snapshot {
+    /// As the API writes it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "size": self.memory,
+            "memory": self.memory > 0,
+            "created_at": self.at.map(|at| at.to_string()),
+        })
+    }
+}
+
+/// The list in what QEMU and `qemu-img` say of an image.
+#[must_use]
+pub fn parse(image: &Value) -> Vec<Snapshot> {
+    let listed = image.get("snapshots").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let one = |value: &Value| {
+        Some(Snapshot {
+            name: value.get("name")?.as_str()?.to_owned(),
+            memory: value.get("vm-state-size").and_then(Value::as_u64).unwrap_or(0),
+            at: value.get("date-sec").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok()),
+        })
+    };
+    listed.iter().filter_map(one).collect()
+}
+
+fn refused(why: impl std::fmt::Display) -> Problem {
+    Problem::conflict("snapshot_failed", format!("QEMU refused: {why}. The VM goes on."))
+}
+
+/// The VM's own disks as QEMU names them, with what it knows of the first one.
+async fn nodes(process: &Process) -> Result<(Vec<String>, Value), Problem> {
+    let all = process.execute("query-named-block-nodes", Some(json!({ "flat": true }))).await.map_err(refused)?;
+    let mut names = Vec::new();
+    let mut first = Value::Null;
+    for node in all.as_array().map(Vec::as_slice).unwrap_or_default() {
+        let Some(name) = node.get("node-name").and_then(Value::as_str).filter(|name| name.starts_with(DISK_NODE))
+        else {
+            continue;
+        };
+        if name == format!("{DISK_NODE}0") {
+            first = node.get("image").cloned().unwrap_or_default();
+        }
+        names.push(name.to_owned());
+    }
+    names.sort();
+    if names.is_empty() {
+        return Err(no_disk());
+    }
+    Ok((names, first))
+}
+
+/// For a VM that has nothing to keep a snapshot in.
+#[must_use]
+pub fn no_disk() -> Problem {
+    let detail = "This VM has no disk to keep a snapshot in. Start it with data_disk_gb, or with a kept disk.";
+    Problem::conflict("no_disk", detail)
+}
+
+/// Those of a running VM.
+///
+/// # Errors
+/// 409 when it has no disk or QEMU does not say.
+pub async fn list_live(vm: &Vm) -> Result<Vec<Snapshot>, Problem> {
+    let process = Rc::clone(&vm.process.borrow());
+    Ok(parse(&nodes(&process).await?.1))
+}
+
+/// Those of a disk nobody uses.
+///
+/// # Errors
+/// 507 with `qemu-img`'s words.
+pub async fn list_offline(cx: &Cx, disk: &Path) -> Result<Vec<Snapshot>, Problem> {
+    let said = disks::qemu_img(cx, |program| disk_args::qemu_img_info(program, disk)).await?;
+    let image: Value =
+        serde_json::from_str(&said).map_err(|_| Problem::internal("qemu-img says nothing that can be read."))?;
+    Ok(parse(&image))
+}
+
+/// What is done to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Take it.
+    Save,
+    /// Go back to it.
+    Restore,
+    /// Remove it.
+    Delete,
+}
+
+impl Act {
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Save => ("save", "snapshot-save", "-c"),
+            Self::Restore => ("restore", "snapshot-load", "-a"),
+            Self::Delete => ("delete", "snapshot-delete", "-d"),
+        }
+    }
+}
+
+/// Marks a job as under way; dropping it ends that.
+struct Under(Rc<Vm>, Cx);
+
+impl Under {
+    fn begin(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Self, Problem> {
+        if let Some(job) = &*vm.job.borrow() {
+            let detail = format!("A snapshot job ({} {}) is under way. Wait for its end.", job.what, job.name);
+            return Err(Problem::conflict("snapshot_busy", detail));
+        }
+        vm.job.replace(Some(Job { what: act.words().0, name: name.to_owned(), percent: 0 }));
+        cx.bus.publish(vm, cx.now());
+        Ok(Self(Rc::clone(vm), Rc::clone(cx)))
+    }
+
+    fn at(&self, percent: u64) {
+        let changed = match &mut *self.0.job.borrow_mut() {
+            Some(job) if job.percent != percent => {
+                job.percent = percent;
+                true
+            }
+            _ => false,
+        };
+        if changed {
+            self.1.bus.publish(&self.0, self.1.now());
+        }
+    }
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.0.job.replace(None);
+        if self.0.ended.get().is_none() {
+            self.1.bus.publish(&self.0, self.1.now());
+        }
+    }
+}
+
+/// Does it to a running VM, memory and all.
+///
+/// # Errors
+/// 409 with QEMU's reason; 404 and 409 for a name that is not, or already, there. The VM runs on.
+pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
+    let process = Rc::clone(&vm.process.borrow());
+    let under = Under::begin(cx, vm, act, name)?;
+    let (disks, image) = nodes(&process).await?;
+    may(cx, act, name, &parse(&image))?;
+    let id = format!("snapshot-{}", crate::random::hex_id());
+    let (_, command, _) = act.words();
+    let mut arguments = json!({ "job-id": id, "tag": name, "devices": disks });
+    if act != Act::Delete
+        && let Some(object) = arguments.as_object_mut()
+    {
+        object.insert("vmstate".into(), json!(format!("{DISK_NODE}0")));
+    }
+    process.execute(command, Some(arguments)).await.map_err(refused)?;
+    let outcome = wait(cx, &process, &id, &under).await;
+    let _ = process.execute("job-dismiss", Some(json!({ "id": id }))).await;
+    if outcome.is_err() {
+        go_on(&process).await;
+    }
+    outcome?;
+    log::info!(vmid:% = vm.vmid; "{command} {name}");
+    list_live(vm).await
+}
+
+/// A name that can be taken, or that is there.
+pub(crate) fn may(cx: &Cx, act: Act, name: &str, there: &[Snapshot]) -> Result<(), Problem> {
+    let known = there.iter().any(|snapshot| snapshot.name == name);
+    let most = cx.config.limits.snapshots_per_disk as usize;
+    match act {
+        Act::Save if known => Err(Problem::conflict(
+            "snapshot_exists",
+            format!("There is a snapshot {name} already. Choose another name."),
+        )),
+        Act::Save if there.len() >= most => Err(Problem::conflict(
+            "too_many_snapshots",
+            format!("There are {most} snapshots already. Remove one first."),
+        )),
+        Act::Restore | Act::Delete if !known => {
+            Err(Problem::not_found("snapshot_not_found", format!("There is no snapshot {name}.")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for a job's end and tells how far it is.
+async fn wait(cx: &Cx, process: &Process, id: &str, under: &Under) -> Result<(), Problem> {
+    loop {
+        let jobs = process.execute("query-jobs", None).await.map_err(refused)?;
+        let job =
+            jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job.get("id").and_then(Value::as_str) == Some(id)));
+        let Some(job) = job else { return Err(refused("the job is gone")) };
+        let number = |name: &str| job.get(name).and_then(Value::as_u64).unwrap_or(0);
+        if job.get("status").and_then(Value::as_str) == Some("concluded") {
+            return match job.get("error").and_then(Value::as_str) {
+                Some(why) => Err(refused(why)),
+                None => Ok(()),
+            };
+        }
+        under.at((number("current-progress") * 100).checked_div(number("total-progress")).unwrap_or(0).min(100));
+        cx.clock.sleep(LOOK).await;
+    }
+}
+
+/// A failed job may have left the guest standing.
+async fn go_on(process: &Process) {
+    let status = process.execute("query-status", None).await;
+    let stands = status.is_ok_and(|status| status.get("running").and_then(Value::as_bool) == Some(false));
+    if stands {
+        let _ = process.execute("cont", None).await;
+    }
+}
+
+/// Does it to a disk nobody uses.
+///
+/// # Errors
+/// As [`live`]; 507 with `qemu-img`'s words.
+pub async fn offline(cx: &Cx, disk: &Path, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
+    may(cx, act, name, &list_offline(cx, disk).await?)?;
+    let (.., flag) = act.words();
+    disks::qemu_img(cx, |program| disk_args::qemu_img_snapshot(program, disk, flag, name)).await?;
+    list_offline(cx, disk).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_read_as_qemu_writes_it() {
+        let image = json!({ "virtual-size": 1, "snapshots": [
+            { "id": "1", "name": "clean", "vm-state-size": 115_343_360u64, "date-sec": 1_790_000_000, "date-nsec": 0, "vm-clock-sec": 9 },
+            { "id": "2", "name": "cold", "vm-state-size": 0, "date-sec": 1_790_000_001 },
+            { "id": "3" },
+        ]});
+        let listed = parse(&image);
+        let short: Vec<_> = listed.iter().map(|s| (s.name.as_str(), s.memory)).collect();
+        assert_eq!(short, [("clean", 115_343_360), ("cold", 0)]);
+        assert_eq!(listed[0].to_json()["created_at"], "2026-09-21T14:13:20Z");
+        assert!(parse(&json!({})).is_empty() && parse(&Value::Null).is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! `/vms/{vmid}/snapshots`: of a running VM with its memory; of a stopped one, of the disk it kept.
+
+use super::Req;
+use crate::db::vms::{self, VmRow, VmState};
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::json::Fields;
+use crate::proto::problem::Problem;
+use crate::store::{disks, names};
+use crate::vm::snapshots::{self, Act, Snapshot};
+use crate::vm::{Vm, Vmid};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Where a VM's snapshots are.
+enum Place {
+    Live(Rc<Vm>),
+    Disk { uid: String, name: String, path: PathBuf },
+}
+
+async fn place(cx: &Cx, req: &Req) -> Result<Place, Problem> {
+    let caller = req.caller()?;
+    let not_found = || Problem::not_found("vm_not_found", "You have no such VM.");
+    let vmid = Vmid::parse(req.param(0)).ok_or_else(not_found)?;
+    let mine = |row: &VmRow| row.user_id == caller.user.id || caller.is_admin();
+    if let Some(vm) = cx.vms.get(vmid) {
+        let (mine, state) = { (mine(&vm.row.borrow()), vm.row.borrow().state) };
+        return match (mine, state) {
+            (false, _) => Err(not_found()),
+            (true, VmState::Running) => Ok(Place::Live(vm)),
+            (true, state) => {
+                Err(Problem::conflict("vm_not_running", format!("The VM is {state}. Try again in a moment.")))
+            }
+        };
+    }
+    let row = cx.db(vms::by_id(&cx.db, vmid.to_string())).await?.filter(mine).ok_or_else(not_found)?;
+    if row.state.is_live() {
+        return Err(Problem::conflict("vm_not_running", format!("The VM is {}. Try again in a moment.", row.state)));
+    }
+    let gone = "This VM has ended and kept no disk, so it has no snapshots. Start with a kept disk to have them.";
+    let name = row.disk.ok_or_else(|| Problem::conflict("no_disk", gone))?;
+    let path = disks::path(&cx.layout, &row.user_id, &name);
+    Ok(Place::Disk { uid: row.user_id, name, path })
+}
+
+fn answer(status: u16, found: &[Snapshot]) -> Response {
+    let all: Vec<Value> = found.iter().map(Snapshot::to_json).collect();
+    Response::json(status, &json!({ "snapshots": all }))
+}
+
+/// `GET`: `{snapshots: [{name, size, memory, created_at}]}`.
+pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let found = match place(&cx, &req).await? {
+        Place::Live(vm) => match snapshots::list_live(&vm).await {
+            // Nothing to list is no mistake.
+            Err(problem) if problem.code == "no_disk" => Vec::new(),
+            other => other?,
+        },
+        Place::Disk { uid, name, path } => {
+            let _claim = cx.claims.of(&uid).await;
+            super::disks::free(&cx, &uid, &name).await?;
+            snapshots::list_offline(&cx, &path).await?
+        }
+    };
+    Ok(answer(200, &found))
+}
+
+/// `POST`: `{name}`.
+pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let fields = Fields::parse(&req.body)?;
+    fields.deny_unknown(&["name"])?;
+    let name = names::check("name", fields.str("name")?)?.to_owned();
+    act(&cx, &req, Act::Save, &name).await.map(|found| {
+        let made = found.iter().find(|snapshot| snapshot.name == name).map(Snapshot::to_json);
+        let all: Vec<Value> = found.iter().map(Snapshot::to_json).collect();
+        Response::json(201, &json!({ "snapshot": made, "snapshots": all }))
+    })
+}
+
+/// `POST …/{name}/restore`.
+pub async fn restore(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    act(&cx, &req, Act::Restore, req.param(1)).await.map(|found| answer(200, &found))
+}
+
+/// `DELETE …/{name}`.
+pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    act(&cx, &req, Act::Delete, req.param(1)).await.map(|_| Response::empty(204))
+}
+
+async fn act(cx: &Cx, req: &Req, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
+    let unknown = |_| Problem::not_found("snapshot_not_found", format!("There is no snapshot {name}."));
+    names::check("name", name).map_err(unknown)?;
+    let found = match place(cx, req).await? {
+        Place::Live(vm) => snapshots::live(cx, &vm, act, name).await?,
+        Place::Disk { uid, name: disk, path } => {
+            let _claim = cx.claims.of(&uid).await;
+            super::disks::free(cx, &uid, &disk).await?;
+            snapshots::offline(cx, &path, act, name).await?
+        }
+    };
+    let what = match act {
+        Act::Save => "create snapshot",
+        Act::Restore => "restore snapshot",
+        Act::Delete => "delete snapshot",
+    };
+    super::auth::audit(cx, req, &req.caller()?.user, what, &format!("{}/{name}", req.param(0))).await;
+    Ok(found)
+}

@@ -1,0 +1,277 @@
+//! `/upload` and `/uploads…`: images on their way in, by form or by tus 1.0.0.
+//!
+//! The bytes go from the socket through two buffers to the threads that store them, and nowhere else; whoever is slow slows the
+//! sender down. An offset that a client was told is on the disk. The checks that need no bytes (quota, room, names) come before the
+//! first one; the image is checked when it is whole, and comes to its place by one rename. Whatever ends an upload in between, a form's
+//! file is removed and a resumable one's ends at its last good byte.
+
+mod form;
+mod tus;
+
+pub use form::form;
+pub use tus::{append, create, options, remove, status};
+
+use super::Req;
+use crate::config::Profile;
+use crate::db::uploads::{self, Reserved, Room, UploadRow};
+use crate::house::Cx;
+use crate::net::body::Broken;
+use crate::proto::problem::Problem;
+use crate::reactor::task::{Cancel, Latch};
+use crate::store::images;
+use crate::store::names::{self, Format};
+use crate::store::stage::{Progress, Stage, StageError};
+use jiff::Timestamp;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Running hashes kept between two pieces; one that is not there costs reading the file again.
+const KEPT_HASHES: usize = 1024;
+
+/// What is asked for, before a byte came.
+pub(super) struct Wish {
+    name: String,
+    format: Format,
+    profile: String,
+    shared: bool,
+}
+
+impl Wish {
+    /// From a form's fields or an upload's metadata.
+    fn new(cx: &Cx, req: &Req, name: &str, field: impl Fn(&str) -> Option<String>) -> Result<Self, Problem> {
+        let format = field("format").filter(|text| !text.is_empty());
+        let format = format.map_or(Ok(Format::Iso), |text| Format::parse(&text))?;
+        let shared = matches!(field("shared").as_deref(), Some("true" | "1" | "yes"));
+        if shared && !req.caller()?.is_admin() {
+            return Err(Problem::forbidden("admin_only", "Only administrators may bring images for all."));
+        }
+        let profile = field("profile").filter(|text| !text.is_empty()).unwrap_or_else(|| "custom".to_owned());
+        profile_of(cx, &profile)?;
+        Ok(Self { name: names::image_name(name, format), format, profile, shared })
+    }
+}
+
+fn profile_of<'a>(cx: &'a Cx, name: &str) -> Result<&'a Profile, Problem> {
+    let none = || Problem::unprocessable("profile", format!("there is no profile {name:?}; see /profiles"));
+    cx.config.profiles.get(name).ok_or_else(none)
+}
+
+/// Uploads that are being worked on, and what the last piece of others left.
+#[derive(Default)]
+pub struct Uploads {
+    busy: RefCell<HashMap<String, (Cancel, Latch<()>)>>,
+    hashes: RefCell<HashMap<String, Progress>>,
+    forms: RefCell<HashSet<String>>,
+}
+
+impl Uploads {
+    /// True while a form with this id is being taken.
+    #[must_use]
+    pub fn is_form(&self, id: &str) -> bool {
+        self.forms.borrow().contains(id)
+    }
+}
+
+/// The right to work on one upload; dropping it lets the next one.
+pub(super) struct Work {
+    cx: Cx,
+    id: String,
+    /// Set when somebody else wants to work on it.
+    taken_over: Cancel,
+}
+
+impl Work {
+    /// Waits for whoever works on it now, after asking him to stop: after a lost connection that is a request nobody waits for any more.
+    async fn on(cx: &Cx, id: &str) -> Self {
+        loop {
+            let before = cx.uploads.busy.borrow().get(id).cloned();
+            let Some((cancel, over)) = before else { break };
+            cancel.set();
+            over.wait().await;
+        }
+        let taken_over = Cancel::default();
+        cx.uploads.busy.borrow_mut().insert(id.to_owned(), (taken_over.clone(), Latch::default()));
+        Self { cx: Rc::clone(cx), id: id.to_owned(), taken_over }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let entry = self.cx.uploads.busy.borrow_mut().remove(&self.id);
+        if let Some((_, over)) = entry {
+            over.set(());
+        }
+    }
+}
+
+fn new_id() -> String {
+    data_encoding::HEXLOWER.encode(&crate::random::bytes::<16>())
+}
+
+fn staged(cx: &Cx, row: &UploadRow) -> PathBuf {
+    cx.layout.uploads(&row.user_id).join(&row.id)
+}
+
+fn expiry(cx: &Cx) -> Timestamp {
+    let seconds = i64::from(cx.config.limits.upload_expire_hours) * 3600;
+    Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap_or(Timestamp::MAX)
+}
+
+/// Takes quota and disk space, makes the empty file and then its row. `size` is the most where the end is `open`.
+async fn reserve(
+    cx: &Cx,
+    req: &Req,
+    wish: Wish,
+    (size, open_end): (u64, bool),
+    metadata: Option<String>,
+) -> Result<(UploadRow, Stage), Problem> {
+    let user = req.caller()?.user.id.clone();
+    let _claim = cx.claims.of(&user).await;
+    let (layout, config, uid) = (cx.layout.clone(), std::sync::Arc::clone(&cx.config), user.clone());
+    let (used, free) = cx
+        .disk(move || {
+            let profiles: Vec<&Profile> = config.profiles.values().collect();
+            (images::used(&layout, &profiles, &uid), crate::sys::statvfs::free_bytes(layout.base()))
+        })
+        .await?;
+    let keep = cx.config.limits.free_space_mb << 20;
+    let free = free.map_or(0, |free| free.saturating_sub(keep));
+    if size > free && !open_end || free == 0 {
+        return Err(disk_full());
+    }
+    let new = UploadRow {
+        id: new_id(),
+        user_id: user,
+        shared: wish.shared,
+        resumable: metadata.is_some(),
+        name: wish.name,
+        format: wish.format.to_string(),
+        profile: wish.profile,
+        metadata: metadata.unwrap_or_default(),
+        size: size.min(free),
+        verified_to: None,
+        done: false,
+        expires_at: expiry(cx),
+    };
+    if !new.resumable {
+        cx.uploads.forms.borrow_mut().insert(new.id.clone());
+    }
+    let path = staged(cx, &new);
+    let mut stage = cx.store(move || Stage::create(&path, size.min(free))).await?.map_err(|e| stored(&e))?;
+    let room = Room { used, quota: cx.config.limits.upload_quota_mb << 20, uploads: cx.config.limits.uploads_per_user };
+    let id = new.id.clone();
+    let refusal = match cx.db(uploads::reserve(&cx.db, new.clone(), room, open_end)).await {
+        Ok(Reserved::Yes(row)) => {
+            stage.limit_to(row.size);
+            return Ok((row, stage));
+        }
+        Ok(Reserved::OverQuota { left }) => over_quota(left),
+        Ok(Reserved::TooMany) => Problem::new(
+            429,
+            "too_many_uploads",
+            "You have several unfinished uploads already. Go on with one, or throw one away.",
+        )
+        .with("retry-after", "60"),
+        // It may have happened.
+        Err(problem) => {
+            forget_later(cx, id);
+            problem
+        }
+    };
+    discard(cx, &new).await;
+    Err(refusal)
+}
+
+/// Removes the file, then the row.
+async fn discard(cx: &Cx, row: &UploadRow) {
+    let path = staged(cx, row);
+    cx.uploads.hashes.borrow_mut().remove(&row.id);
+    cx.uploads.forms.borrow_mut().remove(&row.id);
+    if let Ok(Err(e)) = cx.store(move || crate::store::remove(&path)).await {
+        log::error!("upload {}: its file cannot be removed: {e}", row.id);
+    }
+    if cx.db(uploads::delete(&cx.db, row.id.clone())).await.is_err() {
+        forget_later(cx, row.id.clone());
+    }
+}
+
+/// Removes a row as soon as the database is back.
+fn forget_later(cx: &Cx, id: String) {
+    let story = Rc::clone(cx);
+    cx.spawner.spawn("forget upload", async move {
+        while !story.stopping.get() && story.db(uploads::delete(&story.db, id.clone())).await.is_err() {
+            story.clock.sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+}
+
+/// A whole file: hashed, on the disk, checked, in its place. What is refused is removed by the caller. Returns the SHA-256.
+async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Result<String, Problem> {
+    let format = Format::parse(&row.format)?;
+    let (stage, sha256) = cx
+        .store(move || {
+            let outcome = stage.sync().map_err(|e| stored(&e)).and_then(|()| {
+                let head = stage.head(images::HEAD_BYTES).map_err(|e| stored(&e))?;
+                images::check(&head, stage.length(), format)?;
+                stage.sha256().map_err(|e| stored(&e))
+            });
+            (stage, outcome)
+        })
+        .await?;
+    let sha256 = sha256?;
+    let default = if row.shared || format != Format::Iso {
+        None
+    } else {
+        images::default_place(profile_of(cx, &row.profile)?, &row.user_id)
+    };
+    let owner = (!row.shared).then_some(row.user_id.as_str());
+    let (folder, name, hash) = (cx.layout.images(owner), row.name.clone(), sha256.clone());
+    let _claim = cx.claims.of(&row.user_id).await;
+    cx.store(move || images::place(stage.path(), &folder, &name, &hash, default.as_deref()))
+        .await?
+        .map_err(|e| stored(&e))?;
+    let caller = req.caller()?;
+    log::info!(user = caller.user.login.as_str(), req = req.id.as_str(); "image {} of {} bytes uploaded", row.name, row.size);
+    super::auth::audit(cx, req, &caller.user, "upload", &row.name).await;
+    Ok(sha256)
+}
+
+/// What a client hears when the disk says no.
+fn stored(e: &std::io::Error) -> Problem {
+    use std::io::ErrorKind;
+    if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) {
+        return disk_full();
+    }
+    log::error!("an upload cannot be stored: {e}");
+    Problem::new(507, "not_stored", format!("The server could not store the upload ({e}). Tell the operator."))
+}
+
+fn disk_full() -> Problem {
+    let detail =
+        "The server's disk has no room for this upload. Remove images you no longer need, or tell the operator.";
+    Problem::new(507, "disk_full", detail)
+}
+
+fn over_quota(left: u64) -> Problem {
+    let detail = format!("Your quota has {} MB left. Remove images you no longer need, or ask for more.", left >> 20);
+    Problem::new(413, "quota_exceeded", detail)
+}
+
+fn not_written(error: &StageError) -> Problem {
+    match error {
+        StageError::TooLong => Problem::new(413, "too_long", "More bytes came than the upload may have."),
+        StageError::Io(e) => stored(e),
+    }
+}
+
+fn broken(why: Broken) -> Problem {
+    match why {
+        Broken::Malformed => Problem::bad_request("bad_request", "The chunked body is malformed."),
+        Broken::Ending => Problem::unavailable("stopping", "The server restarts. Go on in a moment.", 2),
+        Broken::Stalled | Broken::Left => {
+            Problem::timeout("The upload stopped in the middle. Send the rest, or all of it again.")
+        }
+    }
+}

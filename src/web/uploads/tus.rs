@@ -1,0 +1,320 @@
+//! `/uploads`: tus 1.0.0 (tus.io/protocols/resumable-upload).
+//!
+//! The file's length is the offset: what was told is synced, so after a crash it is that or more. A piece that comes with a checksum counts
+//! when it is whole and right, and not before.
+
+use super::{Wish, Work, broken, complete, discard, expiry, not_written, reserve, staged, stored};
+use crate::db::uploads::{self, UploadRow};
+use crate::house::Cx;
+use crate::net::body::Incoming;
+use crate::net::response::Response;
+use crate::proto::http::Head;
+use crate::proto::problem::Problem;
+use crate::proto::tus::{self, Checksum};
+use crate::store::stage::{Stage, StageError};
+use crate::web::Req;
+use std::rc::Rc;
+
+const PIECE: &str = "application/offset+octet-stream";
+
+/// `OPTIONS /uploads`: what is spoken.
+pub async fn options(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
+    let most = cx.config.limits.upload_quota_mb << 20;
+    Ok(Response::empty(204)
+        .with("tus-resumable", tus::VERSION)
+        .with("tus-version", tus::VERSION)
+        .with("tus-extension", tus::EXTENSIONS)
+        .with("tus-checksum-algorithm", tus::CHECKSUMS)
+        .with("tus-max-size", most.to_string()))
+}
+
+/// `POST /uploads`: makes an upload, and takes its first bytes where they come with it.
+pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    speaks(&req.head)?;
+    let header = |name: &str| req.head.headers.get(name);
+    if header("upload-length").is_none() && header("upload-defer-length").is_some() {
+        let detail = "This server needs Upload-Length: the size of the whole file.";
+        return Err(with_version(Problem::bad_request("length_needed", detail)));
+    }
+    let size = tus::number("Upload-Length", header("upload-length"))?;
+    let text = header("upload-metadata").unwrap_or_default().to_owned();
+    let metadata = tus::metadata(Some(&text))?;
+    let name = metadata.get("filename").or_else(|| metadata.get("name")).cloned().unwrap_or_default();
+    let wish = Wish::new(&cx, &req, &name, |field| metadata.get(field).cloned())?;
+    let first = match (&req.incoming, header("content-type")) {
+        (Some(incoming), Some(PIECE)) => Some((incoming, tus::checksum(header("upload-checksum"))?)),
+        (Some(_), _) => return Err(not_a_piece()),
+        (None, _) => None,
+    };
+    let (row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
+    drop(stage);
+    let answer =
+        Response::empty(201).with("location", format!("/uploads/{}", row.id)).with("upload-expires", expires(&row));
+    let offset = match first {
+        Some((incoming, checksum)) => {
+            let work = Work::on(&cx, &row.id).await;
+            // What went wrong with the first bytes is told when the client goes on.
+            take(&cx, &req, &work, &row, (incoming, checksum), 0).await.unwrap_or(0)
+        }
+        // An empty file is whole at once, and no image.
+        None if size == 0 => {
+            discard(&cx, &row).await;
+            return Err(crate::store::images::check(&[], 0, crate::store::names::Format::Iso)
+                .err()
+                .unwrap_or_else(not_a_piece));
+        }
+        None => 0,
+    };
+    Ok(answer.with("upload-offset", offset.to_string()).with("tus-resumable", tus::VERSION))
+}
+
+/// `HEAD /uploads/{id}`: how far it is, on the disk.
+pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    speaks(&req.head)?;
+    let row = find(&cx, &req).await?;
+    let work = Work::on(&cx, &row.id).await;
+    // Who worked on it may have ended it.
+    let row = find(&cx, &req).await?;
+    let offset = if row.done { row.size } else { offset(&cx, &row).await? };
+    drop(work);
+    let mut answer = Response::empty(200)
+        .with("upload-offset", offset.to_string())
+        .with("upload-length", row.size.to_string())
+        .with("upload-expires", expires(&row))
+        .with("cache-control", "no-store")
+        .with("tus-resumable", tus::VERSION);
+    if !row.metadata.is_empty() {
+        answer = answer.with("upload-metadata", row.metadata);
+    }
+    Ok(answer)
+}
+
+async fn offset(cx: &Cx, row: &UploadRow) -> Result<u64, Problem> {
+    let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
+    let synced = cx.store(move || {
+        let mut stage = Stage::resume(&path, size, verified, None)?;
+        stage.sync()?;
+        Ok(stage.length())
+    });
+    synced.await?.map_err(|e: std::io::Error| missing(&e))
+}
+
+/// `PATCH /uploads/{id}`: the next bytes.
+pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    speaks(&req.head)?;
+    let header = |name: &str| req.head.headers.get(name);
+    if header("content-type") != Some(PIECE) {
+        return Err(not_a_piece());
+    }
+    let from = tus::number("Upload-Offset", header("upload-offset"))?;
+    let checksum = tus::checksum(header("upload-checksum"))?;
+    let row = find(&cx, &req).await?;
+    let work = Work::on(&cx, &row.id).await;
+    let row = find(&cx, &req).await?;
+    let done = |offset: u64, row: &UploadRow| {
+        Response::empty(204)
+            .with("upload-offset", offset.to_string())
+            .with("upload-expires", expires(row))
+            .with("tus-resumable", tus::VERSION)
+    };
+    let Some(incoming) = &req.incoming else {
+        let at = if row.done { row.size } else { offset(&cx, &row).await? };
+        return if at == from { Ok(done(at, &row)) } else { Err(elsewhere(at)) };
+    };
+    if row.done {
+        return Err(elsewhere(row.size));
+    }
+    let offset = take(&cx, &req, &work, &row, (incoming, checksum), from).await?;
+    Ok(done(offset, &row))
+}
+
+/// `DELETE /uploads/{id}`.
+pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    speaks(&req.head)?;
+    let row = find(&cx, &req).await?;
+    let _work = Work::on(&cx, &row.id).await;
+    discard(&cx, &row).await;
+    Ok(Response::empty(204).with("tus-resumable", tus::VERSION))
+}
+
+/// Takes bytes from `from` on, and brings the image to its place when they were the last. Returns the new offset.
+async fn take(
+    cx: &Cx,
+    req: &Req,
+    work: &Work,
+    row: &UploadRow,
+    (incoming, checksum): (&Incoming, Option<Checksum>),
+    from: u64,
+) -> Result<u64, Problem> {
+    let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
+    let progress = cx.uploads.hashes.borrow_mut().remove(&row.id);
+    let opened = cx.store(move || Stage::resume(&path, size, verified, progress)).await?;
+    let mut stage = opened.map_err(|e| missing(&e))?;
+    if stage.length() != from {
+        return Err(elsewhere(stage.length()));
+    }
+    if incoming.length().is_some_and(|length| length > size - from) {
+        return Err(not_written(&StageError::TooLong));
+    }
+    let marked = checksum.as_ref().map(|_| from);
+    cx.db(uploads::touch(&cx.db, row.id.clone(), marked, expiry(cx))).await?;
+    if let Some(checksum) = &checksum {
+        stage.check_piece(checksum.algorithm);
+    }
+    let (back, came) = pour(cx, work, incoming, stage).await?;
+    let (stage, settled) = settle(cx, back, checksum.as_ref(), came).await?;
+    if marked.is_some() {
+        // Whatever came of the piece, the file is as it counts now.
+        cx.db(uploads::touch(&cx.db, row.id.clone(), None, expiry(cx))).await?;
+    }
+    let offset = stage.length();
+    if let Err(problem) = settled {
+        keep(cx, row, &stage);
+        return Err(problem);
+    }
+    if offset < size {
+        keep(cx, row, &stage);
+        return Ok(offset);
+    }
+    match complete(cx, req, row, stage).await {
+        Ok(_) => {
+            mark_done(cx, row).await;
+            Ok(offset)
+        }
+        Err(problem) => {
+            // Only a file that can never be an image goes; one that could not be stored may be tried again.
+            if problem.status == 422 {
+                discard(cx, row).await;
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// Writes what comes until it ends, one way or the other.
+async fn pour(
+    cx: &Cx,
+    work: &Work,
+    incoming: &Incoming,
+    mut stage: Stage,
+) -> Result<(Stage, Result<(), Problem>), Problem> {
+    loop {
+        let buffer = match work.taken_over.or(incoming.next()).await {
+            Ok(Ok(Some(buffer))) => buffer,
+            Ok(Ok(None)) => return Ok((stage, Ok(()))),
+            Ok(Err(why)) => return Ok((stage, Err(broken(why)))),
+            Err(_) => {
+                let detail = "Another request goes on with this upload.";
+                return Ok((stage, Err(Problem::conflict("taken_over", detail))));
+            }
+        };
+        let (back, buffer, written) = cx
+            .store(move || {
+                let written = stage.write(buffer.filled());
+                (stage, buffer, written)
+            })
+            .await?;
+        stage = back;
+        if let Err(error) = written {
+            return Ok((stage, Err(not_written(&error))));
+        }
+        incoming.give_back(buffer);
+    }
+}
+
+/// The end of a piece: on the disk, or, where its checksum does not say that it is right, taken back.
+async fn settle(
+    cx: &Cx,
+    mut stage: Stage,
+    checksum: Option<&Checksum>,
+    came: Result<(), Problem>,
+) -> Result<(Stage, Result<(), Problem>), Problem> {
+    let wanted = checksum.map(|checksum| checksum.digest.clone());
+    cx.store(move || {
+        let wrong = match (&wanted, stage.piece_digest()) {
+            (Some(wanted), Some(got)) => *wanted != got || came.is_err(),
+            _ => false,
+        };
+        let synced = if wrong { stage.forget_piece() } else { stage.sync() };
+        let outcome = match synced {
+            Err(e) => Err(stored(&e)),
+            Ok(()) if wrong && came.is_ok() => {
+                Err(Problem::new(460, "checksum_mismatch", "The piece is not what its checksum says. Send it again."))
+            }
+            Ok(()) => came,
+        };
+        (stage, outcome)
+    })
+    .await
+}
+
+fn keep(cx: &Cx, row: &UploadRow, stage: &Stage) {
+    let mut hashes = cx.uploads.hashes.borrow_mut();
+    if hashes.len() >= super::KEPT_HASHES {
+        hashes.clear();
+    }
+    if let Some(progress) = stage.progress() {
+        hashes.insert(row.id.clone(), progress);
+    }
+}
+
+/// The image is in its place whatever the database says; a row that does not know it is mended when the database is back.
+async fn mark_done(cx: &Cx, row: &UploadRow) {
+    if cx.db(uploads::done(&cx.db, row.id.clone())).await.is_ok() {
+        return;
+    }
+    let (story, id) = (Rc::clone(cx), row.id.clone());
+    cx.spawner.spawn("upload done", async move {
+        while !story.stopping.get() && story.db(uploads::done(&story.db, id.clone())).await.is_err() {
+            story.clock.sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+}
+
+async fn find(cx: &Cx, req: &Req) -> Result<UploadRow, Problem> {
+    let none =
+        || with_version(Problem::not_found("upload_not_found", "There is no such upload (any more). Begin a new one."));
+    let id = req.param(0).to_owned();
+    if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(none());
+    }
+    let user = req.caller()?.user.id.clone();
+    cx.db(uploads::find(&cx.db, id, user)).await?.filter(|row| row.resumable).ok_or_else(none)
+}
+
+/// Every request but OPTIONS says the version.
+fn speaks(head: &Head) -> Result<(), Problem> {
+    if head.headers.get("tus-resumable") == Some(tus::VERSION) {
+        return Ok(());
+    }
+    let detail = format!("This is a tus {} server: send Tus-Resumable: {}.", tus::VERSION, tus::VERSION);
+    Err(Problem::new(412, "tus_version", detail).with("tus-version", tus::VERSION))
+}
+
+fn with_version(problem: Problem) -> Problem {
+    problem.with("tus-resumable", tus::VERSION)
+}
+
+fn not_a_piece() -> Problem {
+    with_version(Problem::new(415, "piece_expected", format!("Send the bytes with Content-Type: {PIECE}.")))
+}
+
+fn elsewhere(offset: u64) -> Problem {
+    let detail = format!("The upload has {offset} bytes; send what comes next.");
+    with_version(Problem::conflict("offset_mismatch", detail)).with("upload-offset", offset.to_string())
+}
+
+fn missing(e: &std::io::Error) -> Problem {
+    if e.kind() == std::io::ErrorKind::NotFound {
+        return with_version(Problem::new(
+            410,
+            "upload_gone",
+            "What had come of this upload is gone. Begin a new one.",
+        ));
+    }
+    stored(e)
+}
+
+fn expires(row: &UploadRow) -> String {
+    crate::proto::http::date::format(row.expires_at)
+}
