@@ -1,0 +1,439 @@
+//! Images on their way in, by form and by tus, against the real server: whole or not at all, and never less than was told.
+
+mod common;
+
+use common::{Answer, Server, image, until};
+use ring::digest;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+
+const PLAIN: &str = "tls = \"off\"\nstop_vms_on_exit = true";
+/// Each user starts his own upload.
+const OWN: &str = "base_image = \"{VM_BASE_DIR}/uploads\"";
+
+fn server(limits: &str) -> Server {
+    Server::with(PLAIN, limits, OWN)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+fn uid(server: &Server, token: &str) -> String {
+    server.call("GET", "/auth/me", token, &Value::Null).json["user"]["id"].as_str().expect("id").to_owned()
+}
+
+fn form(filename: &str, bytes: &[u8], fields: &str) -> Vec<u8> {
+    let head = format!("{fields}--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\n\r\n");
+    [head.as_bytes(), bytes, b"\r\n--XX--\r\n"].concat()
+}
+
+fn field(name: &str, value: &str) -> String {
+    format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+}
+
+fn post_form(server: &Server, token: &str, body: &[u8]) -> Answer {
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    exchange(server.connect(), head.as_bytes(), body)
+}
+
+/// Sends all, whether or not the answer comes early, and reads the answer.
+fn exchange(mut socket: TcpStream, head: &[u8], body: &[u8]) -> Answer {
+    socket.write_all(head).expect("head");
+    // An early answer may be followed by a close; the answer counts.
+    let _ = socket.write_all(body);
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    Answer::parse(&answer)
+}
+
+fn tus(server: &Server, token: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    exchange(server.connect(), tus_head(token, method, path, headers, body.len()).as_bytes(), body)
+}
+
+fn tus_head(token: &str, method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
+    let extra: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nTus-Resumable: 1.0.0\r\n{extra}\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+}
+
+fn create(server: &Server, token: &str, size: usize, name: &str) -> String {
+    let metadata = format!("filename {}", data_encoding::BASE64.encode(name.as_bytes()));
+    let size = size.to_string();
+    let made = tus(server, token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
+    assert_eq!(made.status, 201, "{made:?}");
+    made.header("location").expect("location").to_owned()
+}
+
+fn patch(server: &Server, token: &str, path: &str, from: usize, bytes: &[u8], extra: &[(&str, &str)]) -> Answer {
+    let from = from.to_string();
+    let mut headers = vec![("Upload-Offset", from.as_str()), ("Content-Type", "application/offset+octet-stream")];
+    headers.extend(extra);
+    tus(server, token, "PATCH", path, &headers, bytes)
+}
+
+fn offset(server: &Server, token: &str, path: &str) -> usize {
+    let status = tus(server, token, "HEAD", path, &[], b"");
+    assert_eq!(status.status, 200, "{status:?}");
+    status.header("upload-offset").and_then(|n| n.parse().ok()).expect("offset")
+}
+
+fn isos(server: &Server, token: &str) -> Vec<Value> {
+    let answer = server.call("GET", "/isos", token, &Value::Null);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json["isos"].as_array().expect("isos").clone()
+}
+
+/// Everything that uploads could leave behind.
+fn leftovers(server: &Server) -> Vec<PathBuf> {
+    let users = fs::read_dir(server.base().join("users")).expect("users");
+    let mut found: Vec<PathBuf> = users
+        .flatten()
+        .flat_map(|user| fs::read_dir(user.path().join("uploads")).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
+}
+
+fn assert_no_leftovers(server: &Server) {
+    until("nothing of the upload is left", || {
+        (leftovers(server).is_empty() && server.count("select count(*) from uploads where state = 'open'") == 0).then_some(())
+    });
+}
+
+#[test]
+fn an_image_by_form_is_hashed_listed_and_boots() {
+    let server = server("");
+    let token = server.sign_up("form");
+    let iso = fs::read(image()).expect("image");
+    // Fields before and behind the file, a name with folders in it.
+    let fields = field("format", "iso") + &field("unknown", "x");
+    let answer = post_form(&server, &token, &form("C:\\\\isos\\\\My tiny.iso", &iso, &fields));
+    let expected = json!({"iso": {"name": "My-tiny.iso", "size": iso.len(), "sha256": sha256(&iso)}});
+    assert_eq!((answer.status, &answer.json), (201, &expected));
+    let place = server.base().join("uploads").join(format!("{}.iso", uid(&server, &token)));
+    assert!(fs::read(&place).expect("placed") == iso, "the file is another one");
+    let listed = isos(&server, &token);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["default"], &listed[0]["sha256"]),
+        (&json!("My-tiny.iso"), &json!(true), &json!(sha256(&iso)))
+    );
+    assert_no_leftovers(&server);
+    let vm = server.launch(&token);
+    let used = server.call("DELETE", "/isos/My-tiny.iso", &token, &Value::Null);
+    assert_eq!((used.status, &used.json["code"]), (409, &json!("image_in_use")));
+    server.stop(&token, &vm);
+    let other = server.sign_up("other");
+    assert_eq!(server.call("DELETE", "/isos/My-tiny.iso", &other, &Value::Null).status, 404);
+    assert_eq!(server.call("DELETE", "/isos/My-tiny.iso", &token, &Value::Null).status, 204);
+    assert!(!place.exists() && isos(&server, &token).is_empty(), "the image is still there");
+    server.end();
+}
+
+#[test]
+fn a_form_that_brings_no_good_image_says_why_and_leaves_nothing() {
+    let server = server("upload_quota_mb = 32");
+    let token = server.sign_up("wrong");
+    let zeros = vec![0; 12 << 20];
+    let cases: [(&str, Vec<u8>, u16, &str); 8] = [
+        ("small", form("a.iso", &zeros[..9_000_000], ""), 422, "10 MB"),
+        ("empty", form("a.iso", b"", ""), 422, "empty"),
+        ("no image", form("a.iso", &zeros, ""), 422, "CD001"),
+        ("no file", [field("format", "iso").as_bytes(), b"--XX--"].concat(), 422, "no file"),
+        ("cut", form("a.iso", &zeros, "")[..5_000_000].to_vec(), 400, "last boundary"),
+        ("format", form("a.iso", &zeros, &field("format", "vmdk")), 422, "iso, qcow2 or raw"),
+        ("shared", form("a.iso", &zeros, &field("shared", "true")), 403, "administrators"),
+        ("quota", form("a.iso", &vec![0; 33 << 20], ""), 413, "quota"),
+    ];
+    for (what, body, status, word) in cases {
+        let answer = post_form(&server, &token, &body);
+        let detail = answer.json["detail"].as_str().unwrap_or_default();
+        assert!(answer.status == status && detail.contains(word), "{what}: {answer:?}");
+        assert_no_leftovers(&server);
+    }
+    let two = [form("a.iso", b"x", ""), form("b.iso", b"y", "")].concat();
+    let two = String::from_utf8_lossy(&two).replacen("--XX--\r\n--XX", "--XX", 1);
+    assert_eq!(post_form(&server, &token, two.as_bytes()).json["code"], "two_files");
+    assert_eq!(server.raw("POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n").status, 401);
+    assert!(isos(&server, &token).is_empty());
+    server.end();
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_form_leaves_nothing() {
+    let server = server("");
+    let token = server.sign_up("leaver");
+    let body = form("a.iso", &vec![0; 8 << 20], "");
+    let mut socket = server.connect();
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).expect("head");
+    socket.write_all(&body[..4 << 20]).expect("half");
+    until("half of it is stored", || leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 1 << 20));
+    drop(socket);
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn an_early_refusal_arrives_although_the_client_goes_on_sending() {
+    let server = server("upload_quota_mb = 1");
+    let token = server.sign_up("sender");
+    let mut socket = server.connect();
+    let length = 256 << 20;
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {length}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).expect("head");
+    // As browsers do: nothing is read before all is sent.
+    let piece = vec![0; 1 << 20];
+    for sent in 0..length >> 20 {
+        socket.write_all(&piece).unwrap_or_else(|e| panic!("reset after {sent} MB: {e}"));
+    }
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).expect("the answer, and no reset");
+    let answer = Answer::parse(&answer);
+    assert_eq!((answer.status, &answer.json["code"]), (413, &json!("quota_exceeded")));
+    server.end();
+}
+
+#[test]
+fn who_expects_100_is_refused_without_sending_a_byte_or_asked_to_go_on() {
+    let server = server("");
+    let token = server.sign_up("curl");
+    let iso = fs::read(image()).expect("image");
+    let body = form("a.iso", &iso, "");
+    let head = |token: &str| {
+        format!(
+            "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nConnection: close\r\n\
+             Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+    };
+    assert_eq!(exchange(server.connect(), head("nobody").as_bytes(), b"").status, 401);
+    let mut socket = server.connect();
+    socket.write_all(head(&token).as_bytes()).expect("head");
+    let mut go_on = [0; 25];
+    socket.read_exact(&mut go_on).expect("100");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(exchange(socket, b"", &body).status, 201);
+    server.end();
+}
+
+#[test]
+fn tus_says_what_it_speaks_and_refuses_what_it_does_not() {
+    let server = server("");
+    let token = server.sign_up("tus");
+    let options = server.raw("OPTIONS /uploads/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert_eq!(options.status, 204);
+    assert_eq!(options.header("tus-version"), Some("1.0.0"));
+    assert_eq!(options.header("tus-extension"), Some("creation,creation-with-upload,termination,checksum,expiration"));
+    assert!(options.header("tus-checksum-algorithm").is_some_and(|names| names.split(',').any(|name| name == "sha1")));
+    let without = server.call("POST", "/uploads/", &token, &Value::Null);
+    assert_eq!((without.status, without.header("tus-version")), (412, Some("1.0.0")));
+    let post = |headers: &[(&str, &str)]| tus(&server, &token, "POST", "/uploads/", headers, b"").status;
+    assert_eq!(post(&[]), 400);
+    assert_eq!(post(&[("Upload-Length", "-1")]), 400);
+    assert_eq!(post(&[("Upload-Length", "20000000"), ("Upload-Metadata", "a ???")]), 400);
+    assert_eq!(post(&[("Upload-Length", "999999999999999")]), 507);
+    let path = create(&server, &token, 20_000_000, "a.iso");
+    let wrong_type = tus(&server, &token, "PATCH", &path, &[("Upload-Offset", "0"), ("Content-Type", "text/plain")], b"x");
+    assert_eq!(wrong_type.status, 415);
+    assert_eq!(patch(&server, &token, &path, 5, b"x", &[]).status, 409);
+    assert_eq!(patch(&server, &token, &path, 0, b"x", &[("Upload-Checksum", "md5 AAAA")]).status, 400);
+    let other = server.sign_up("stranger");
+    for method in ["HEAD", "DELETE"] {
+        assert_eq!(tus(&server, &other, method, &path, &[], b"").status, 404, "{method}");
+    }
+    assert_eq!(patch(&server, &other, &path, 0, b"x", &[]).status, 404);
+    assert_eq!(tus(&server, &token, "DELETE", &path, &[], b"").status, 204);
+    assert_eq!(tus(&server, &token, "HEAD", &path, &[], b"").status, 404);
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn an_upload_in_pieces_with_checksums_becomes_the_image() {
+    let server = server("");
+    let token = server.sign_up("pieces");
+    let iso = fs::read(image()).expect("image");
+    let metadata = format!("filename {}", data_encoding::BASE64.encode(b"tiny.iso"));
+    let size = iso.len().to_string();
+    let (first, rest) = iso.split_at(1_000_001);
+    // Creation with upload.
+    let made = tus(
+        &server,
+        &token,
+        "POST",
+        "/uploads/",
+        &[("Upload-Length", &size), ("Upload-Metadata", &metadata), ("Content-Type", "application/offset+octet-stream")],
+        first,
+    );
+    assert_eq!((made.status, made.header("upload-offset")), (201, Some("1000001")), "{made:?}");
+    assert!(made.header("upload-expires").is_some_and(|date| date.ends_with("GMT")));
+    let path = made.header("location").expect("location").to_owned();
+    let status = tus(&server, &token, "HEAD", &path, &[], b"");
+    assert_eq!(
+        (status.header("upload-length"), status.header("upload-metadata"), status.header("cache-control")),
+        (Some(size.as_str()), Some(metadata.as_str()), Some("no-store"))
+    );
+    let (second, third) = rest.split_at(2_000_000);
+    let sha1 = |bytes: &[u8]| {
+        let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
+        format!("sha1 {}", data_encoding::BASE64.encode(digest.as_ref()))
+    };
+    let wrong = patch(&server, &token, &path, first.len(), second, &[("Upload-Checksum", &sha1(b"something else"))]);
+    assert_eq!((wrong.status, &wrong.json["code"]), (460, &json!("checksum_mismatch")));
+    assert_eq!(offset(&server, &token, &path), first.len());
+    let right = patch(&server, &token, &path, first.len(), second, &[("Upload-Checksum", &sha1(second))]);
+    assert_eq!((right.status, right.header("upload-offset")), (204, Some("3000001")), "{right:?}");
+    let too_much = patch(&server, &token, &path, 3_000_001, &[third, b"more"].concat(), &[]);
+    assert_eq!(too_much.status, 413);
+    let last = patch(&server, &token, &path, 3_000_001, third, &[]);
+    assert_eq!((last.status, last.header("upload-offset")), (204, Some(size.as_str())), "{last:?}");
+    // Whoever missed that answer learns it.
+    assert_eq!(offset(&server, &token, &path), iso.len());
+    let listed = isos(&server, &token);
+    assert_eq!((&listed[0]["name"], &listed[0]["sha256"]), (&json!("tiny.iso"), &json!(sha256(&iso))), "{listed:?}");
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn an_upload_goes_on_after_the_server_was_killed_where_it_was_told_or_further() {
+    let mut server = server("");
+    let token = server.sign_up("killed");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    assert_eq!(patch(&server, &token, &path, 0, &iso[..3_000_000], &[]).status, 204);
+    let told = 3_000_000;
+    // The next piece is under way, and a piece with a checksum of another upload too.
+    let headers = [("Upload-Offset", "3000000"), ("Content-Type", "application/offset+octet-stream")];
+    let mut socket = server.connect();
+    let head = tus_head(&token, "PATCH", &path, &headers, iso.len() - told);
+    socket.write_all(head.as_bytes()).expect("head");
+    socket.write_all(&iso[told..9_000_000]).expect("a part");
+    let checked = create(&server, &token, iso.len(), "checked.iso");
+    let headers = [
+        ("Upload-Offset", "0"),
+        ("Content-Type", "application/offset+octet-stream"),
+        ("Upload-Checksum", "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0="),
+    ];
+    let mut other = server.connect();
+    other.write_all(tus_head(&token, "PATCH", &checked, &headers, iso.len()).as_bytes()).expect("head");
+    other.write_all(&iso[..5_000_000]).expect("a part");
+    until("both are stored in part", || {
+        let sizes: Vec<u64> = leftovers(&server).iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).collect();
+        (sizes.len() == 2 && sizes.iter().all(|size| *size > 4_000_000)).then_some(())
+    });
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let there = offset(&server, &token, &path);
+    assert!(there >= told, "{there} bytes of {told} that were told");
+    assert_eq!(offset(&server, &token, &checked), 0, "bytes that no checksum was compared with count");
+    assert_eq!(patch(&server, &token, &path, there, &iso[there..], &[]).status, 204);
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    server.end();
+}
+
+#[test]
+fn a_second_connection_takes_an_upload_over_from_a_dead_one() {
+    let server = server("");
+    let token = server.sign_up("roamer");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let headers = [("Upload-Offset", "0"), ("Content-Type", "application/offset+octet-stream")];
+    let mut dead = server.connect();
+    dead.write_all(tus_head(&token, "PATCH", &path, &headers, iso.len()).as_bytes()).expect("head");
+    dead.write_all(&iso[..1_000_000]).expect("a part");
+    until("a part is stored", || leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 0));
+    // The old connection is open and says nothing, as after a lost network.
+    let there = offset(&server, &token, &path);
+    assert!(there > 0);
+    let done = patch(&server, &token, &path, there, &iso[there..], &[]);
+    assert_eq!(done.status, 204, "{done:?}");
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    let _ = dead.shutdown(Shutdown::Both);
+    server.end();
+}
+
+#[test]
+fn a_tus_upload_that_is_no_image_is_refused_at_its_end_and_removed() {
+    let server = server("");
+    let token = server.sign_up("bogus");
+    let path = create(&server, &token, 11_000_000, "a.iso");
+    let answer = patch(&server, &token, &path, 0, &vec![7; 11_000_000], &[]);
+    assert_eq!((answer.status, &answer.json["code"]), (422, &json!("bad_image")), "{answer:?}");
+    assert_eq!(tus(&server, &token, "HEAD", &path, &[], b"").status, 404);
+    assert_no_leftovers(&server);
+    assert_eq!(isos(&server, &token).len(), 0);
+    server.end();
+}
+
+#[test]
+fn the_quota_counts_what_is_on_its_way_and_two_to_one_name_are_both_whole() {
+    let server = server("upload_quota_mb = 40\nuploads_per_user = 3");
+    let token = server.sign_up("quota");
+    let iso = fs::read(image()).expect("image");
+    assert!(iso.len() * 3 < 40 << 20 && iso.len() * 4 > 40 << 20, "the image's size changed");
+    let (a, b) = (create(&server, &token, iso.len(), "a.iso"), create(&server, &token, iso.len(), "a.iso"));
+    let big = (20 << 20).to_string();
+    let refused = tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", &big)], b"");
+    assert_eq!((refused.status, &refused.json["code"]), (413, &json!("quota_exceeded")), "{refused:?}");
+    create(&server, &token, 1000, "c.iso");
+    let fourth = tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", "10")], b"");
+    assert_eq!((fourth.status, &fourth.json["code"]), (429, &json!("too_many_uploads")));
+    let mut other = iso.clone();
+    *other.last_mut().expect("bytes") ^= 1;
+    assert_eq!(patch(&server, &token, &a, 0, &iso, &[]).status, 204);
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    assert_eq!(patch(&server, &token, &b, 0, &other, &[]).status, 204);
+    let listed = isos(&server, &token);
+    assert_eq!((listed.len(), &listed[0]["sha256"]), (1, &json!(sha256(&other))), "the later one replaces the earlier");
+    server.end();
+}
+
+#[test]
+fn a_full_disk_refuses_before_a_byte_came() {
+    let server = server("free_space_mb = 1073741824");
+    let token = server.sign_up("full");
+    let answer = post_form(&server, &token, &form("a.iso", &vec![0; 1 << 20], ""));
+    assert_eq!((answer.status, &answer.json["code"]), (507, &json!("disk_full")));
+    let made = tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", "20000000")], b"");
+    assert_eq!(made.status, 507);
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn an_upload_that_stalls_is_cut_off_and_what_came_counts() {
+    let server = server("upload_stall_seconds = 1");
+    let token = server.sign_up("staller");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let headers = [("Upload-Offset", "0"), ("Content-Type", "application/offset+octet-stream")];
+    let mut socket = server.connect();
+    socket.write_all(tus_head(&token, "PATCH", &path, &headers, iso.len()).as_bytes()).expect("head");
+    socket.write_all(&iso[..1_000_000]).expect("a part");
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    assert_eq!(Answer::parse(&answer).status, 408);
+    assert_eq!(offset(&server, &token, &path), 1_000_000);
+    server.end();
+}
