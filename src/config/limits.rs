@@ -60,6 +60,8 @@ settings! {
         disk_queue: usize = "256", 1..=1_000_000;
         /// Passwords that may wait to be hashed; 503 above.
         hash_queue: usize = "128", 1..=100_000;
+        /// What is kept of a VM's serial console for terminals that open later, in KB of memory for each VM.
+        serial_scrollback_kb: usize = "256", 1..=65_536;
         /// Event streams one user may hold open.
         event_streams_per_user: usize = "8", 1..=1000;
     }

@@ -72,6 +72,9 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
             return gone(cx, row, "qemu did not answer after a restart of the server").await;
         }
     }
+    if let Err(e) = process.connect_serial(cx) {
+        log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
+    }
     let Ok(vm) = real::live(cx, row, &process) else { return false };
     watch::begin(cx, &vm);
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);

@@ -123,6 +123,12 @@ pub fn qmp_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("qmp.sock")
 }
 
+/// The serial console's socket in a VM's folder.
+#[must_use]
+pub fn serial_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("serial.sock")
+}
+
 /// All live VMs and their processes.
 #[derive(Default)]
 pub struct Vms {

@@ -250,6 +250,11 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
         Either::Second(None) => Err(qemu_problem(&format!("it was not ready after {} seconds", limit.as_secs()))),
         Either::Second(Some(result)) => {
             // QEMU may have closed its monitor because it is exiting: its last words say more.
+            if result.is_ok()
+                && let Err(e) = process.connect_serial(cx)
+            {
+                log::warn!(vmid:% = process.vmid; "its serial console does not answer: {e}");
+            }
             match (result, process.exit.get()) {
                 (Err(_), Some(exit)) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
                 (Err(problem), None) => match cx.within(BANNER_WAIT, process.exit.wait()).await {

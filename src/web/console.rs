@@ -1,13 +1,14 @@
-//! `GET /ws/{http_port}`: joins a browser to its VM's screen.
+//! `GET /ws/{http_port}` and `GET /ws/{http_port}/serial`: joins a browser to its VM's screen or serial console.
 //!
-//! The connection to QEMU is made before the browser hears anything. QEMU's VNC socket has a backlog of one, so in a burst `connect`
+//! A screen is a connection to QEMU of its own, made before the browser hears anything; the serial console has one for all (`net::line`). QEMU's VNC socket has a backlog of one, so in a burst `connect`
 //! says EAGAIN with no event to follow: it is tried again from a timer.
 
 use super::Req;
 use super::origin;
 use crate::db::events::{self, Connection};
 use crate::house::{Cx, House};
-use crate::net::relay::{End, Meter, Relay, Ticket};
+use crate::net::back::Back;
+use crate::net::relay::{End, Meter, Relay, Ticket, Tracker};
 use crate::net::response::Response;
 use crate::proto::http::Method;
 use crate::proto::problem::Problem;
@@ -22,8 +23,34 @@ use std::time::Duration;
 /// Pauses between attempts to connect to QEMU; the last one repeats.
 const PAUSES_MS: [u64; 5] = [1, 2, 5, 10, 20];
 
-/// The story of an upgrade.
+/// What of a VM is looked at; the word is that of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Console {
+    Vnc,
+    Serial,
+}
+
+impl Console {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Vnc => "vnc",
+            Self::Serial => "serial",
+        }
+    }
+}
+
+/// `GET /ws/{http_port}`.
 pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    open(cx, req, Console::Vnc).await
+}
+
+/// `GET /ws/{http_port}/serial`.
+pub async fn serial(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    open(cx, req, Console::Serial).await
+}
+
+/// The story of an upgrade.
+async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Problem> {
     origin::check_upgrade(&req)?;
     if req.head.method != Method::Get {
         return Err(Problem::method_not_allowed("GET"));
@@ -47,9 +74,15 @@ pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         .and_then(|port| cx.vms.by_http_port(port))
         .filter(|vm| vm.user == caller.user.id || caller.is_admin())
         .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
-    let back = connect(&cx, &vm.vnc_socket()).await?;
-    let ticket = ticket(&cx, &req, &vm)?;
-    let relay = Relay::new(back, Decoder::new(TextPolicy::Refuse), ClientTracker::default(), ticket);
+    let (back, text, tracker) = match console {
+        Console::Vnc => {
+            let socket = connect(&cx, &vm.vnc_socket()).await?;
+            (Back::own(socket), TextPolicy::Refuse, Tracker::Rfb(ClientTracker::default()))
+        }
+        Console::Serial => (shared(&cx, &vm)?, TextPolicy::Accept, Tracker::Typed),
+    };
+    let ticket = ticket(&cx, &req, &vm, console)?;
+    let relay = Relay::new(back, Decoder::new(text), tracker, ticket);
     let mut response = Response::empty(101)
         .with("upgrade", "websocket")
         .with("connection", "Upgrade")
@@ -59,6 +92,20 @@ pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     response.upgrade = Some(Box::new(relay));
     Ok(response)
+}
+
+/// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
+fn shared(cx: &House, vm: &Vm) -> Result<Back, Problem> {
+    let process = Rc::clone(&vm.process.borrow());
+    let reader = match process.connect_serial(cx) {
+        Ok(()) => process.line.borrow().reader(),
+        Err(e) => {
+            log::warn!(vmid:% = vm.vmid; "its serial console does not answer: {e}");
+            let detail = "The VM's serial console does not answer right now. Try again in a moment.";
+            return Err(Problem::unavailable("console_away", detail, 2));
+        }
+    };
+    Ok(Back::Shared(reader))
 }
 
 async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
@@ -81,7 +128,7 @@ async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
 }
 
 /// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.
-fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>) -> Result<Ticket, Problem> {
+fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>, console: Console) -> Result<Ticket, Problem> {
     let caller = req.caller()?;
     vm.viewers.set(vm.viewers.get() + 1);
     cx.bus.publish(vm, cx.now());
@@ -89,13 +136,13 @@ fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>) -> Result<Ticket, Problem> {
         vmid: vm.vmid.to_string(),
         user_id: Some(caller.user.id.clone()),
         kind: "connect".into(),
-        console: "vnc".into(),
+        console: console.word().into(),
         ip: req.ip.to_string(),
         bytes_to_browser: 0,
         bytes_to_vm: 0,
         reason: String::new(),
     };
-    log::info!(vmid:% = vm.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "relay connected");
+    log::info!(vmid:% = vm.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
     write_down(cx, about.clone());
     let (house, vm, login) = (Rc::clone(cx), Rc::clone(vm), caller.user.login.clone());
     let vm_number = vm.vmid.number();

@@ -129,6 +129,7 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
     route!(Get "/ws/{http_port}" User console::vnc, "the screen (websocket)"),
+    route!(Get "/ws/{http_port}/serial" User console::serial, "the serial console (websocket)"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
