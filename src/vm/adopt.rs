@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{real, stop, watch};
+use super::{real, stop, supervise, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -77,6 +77,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     }
     let Ok(vm) = real::live(cx, row, &process) else { return false };
     watch::begin(cx, &vm);
+    supervise::look(cx, &process);
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
     if row.state == VmState::Stopping {
         let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));

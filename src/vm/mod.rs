@@ -20,11 +20,14 @@ pub mod monitor;
 pub mod process;
 pub mod programs;
 pub mod real;
+pub mod restart;
 pub mod stop;
+pub mod supervise;
 pub mod watch;
 
 use crate::db::vms::{VmRow, VmState};
 use crate::net::relay::Meter;
+use crate::proto::problem::Problem;
 use crate::reactor::task::Latch;
 use process::Process;
 use serde_json::{Value, json};
@@ -34,6 +37,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
+use supervise::Pause;
 
 /// A VM's name: 48 random bits, shown as 12 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +85,12 @@ pub struct Vm {
     pub process: RefCell<Rc<Process>>,
     /// Why it is about to end, once somebody asked for it: `stopped by user`.
     pub wish: RefCell<Option<String>>,
+    /// Set when somebody asked for its end.
+    pub leaving: Latch<()>,
+    /// Set while QEMU is ended for another to be started in its place; the latch tells how that went.
+    pub again: RefCell<Option<Latch<Result<(), Problem>>>>,
+    /// Why the guest stands still, if it does.
+    pub paused: Cell<Option<Pause>>,
     /// Set when its end is in the database.
     pub ended: Latch<VmRow>,
     /// Open screens.
@@ -238,6 +248,7 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "expires_at": null,
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.get() > 0),
+        "paused": live.and_then(|vm| vm.paused.get()).map(Pause::word),
         "disk": null,
         "exit": row.exit,
     })

@@ -4,6 +4,7 @@
 //! the server that started it lives; they go to the log with `vmid=`, and the last lines are kept for the VM's `exit`.
 
 use super::monitor::{Failed, Monitor};
+use super::supervise::Ration;
 use super::{Vmid, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
 use crate::net::line::{Flow, Line};
@@ -60,6 +61,8 @@ pub struct Process {
     pub exit: Latch<Exit>,
     /// The guest turned itself off.
     pub guest_shutdown: Cell<bool>,
+    /// Bounds what its events cost.
+    pub ration: Ration,
     /// KVM gave up in the middle of the guest.
     pub kvm_broke: Cell<bool>,
 }
@@ -142,6 +145,7 @@ impl Process {
             line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
+            ration: Ration::default(),
             kvm_broke: Cell::new(false),
         });
         cx.vms.insert_process(std::rc::Rc::clone(&process));
@@ -232,11 +236,7 @@ impl Process {
             monitor.on_ready(cx, |event| events.push(event));
         }
         for event in events {
-            match event {
-                VmEvent::Shutdown { guest, .. } => self.guest_shutdown.set(guest),
-                VmEvent::Stop => super::watch::look_why_it_stopped(cx, self),
-                other => log::debug!(vmid:% = self.vmid; "qemu event {other:?}"),
-            }
+            super::supervise::on_event(cx, self, &event);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod connections;
 pub mod console;
 pub mod events;
+pub mod life;
 pub mod ops;
 pub mod origin;
 pub mod pages;
@@ -124,6 +125,8 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/vms" User vms::list, "my VMs, live ones first"),
     route!(Get "/vms/{vmid}" User vms::show, "one VM"),
     route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
+    route!(Post "/vms/{vmid}/restart" User life::restart, "press its reset button, or switch it off and on"),
+    route!(Post "/vms/{vmid}/resume" User life::resume, "let a VM that stands still go on"),
     route!(Get "/profiles" User vms::profiles, "what I may start"),
     route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
