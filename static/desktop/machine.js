@@ -39,8 +39,8 @@ async function finished(address) {
   }
 }
 
-/** The words for the end of it all. */
-export async function epitaph(why, address) {
+/** The words for the end of it all; `page` is what the person looked at. */
+export async function epitaph(why, address, page = "desktop") {
   switch (why) {
     case "stopped": {
       const vm = await finished(address);
@@ -53,9 +53,31 @@ export async function epitaph(why, address) {
     case "password":
       return ["This desktop asks for a password", "The server did not open it for you. Open it again from the start page."];
     case "address":
-      return ["This link is not complete", "A desktop's address ends in something like ?path=ws/6111. Open your desktop from the start page."];
+      return ["This link is not complete", `A ${page}'s address ends in something like ?path=ws/6111${page === "terminal" ? "/serial" : ""}. Open yours from the start page.`];
     default:
       return ["There is no desktop here", "It may have ended. Start yours from the start page."];
+  }
+}
+
+/** Opens a dialog and resolves to the button it was closed with. */
+async function ask(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  return dialog.returnValue;
+}
+
+/** Asks once how to restart, then does. Resolves to a sentence to show when that failed. */
+export async function askAndRestart(address) {
+  const mode = await ask($("restart"));
+  if (mode !== "reset" && mode !== "power-cycle") return "";
+  try {
+    const vm = await find(address);
+    if (!vm) return "It is not known which desktop this is. Restart it from the start page.";
+    await call("POST", `/vms/${vm.vmid}/restart`, { mode });
+    return "";
+  } catch (problem) {
+    return problem.message;
   }
 }
 
@@ -64,10 +86,7 @@ export async function askAndStop(address, onStopping) {
   const dialog = $("stop");
   const vm = await find(address).catch(() => null);
   $("stop-loss").textContent = loss(vm);
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "stop") return "";
+  if ((await ask(dialog)) !== "stop") return "";
   if (!vm) return "It is not known which desktop this is. Stop it from the start page.";
   onStopping();
   return call("POST", `/vms/${vm.vmid}/stop`, {}).then(() => "", (problem) => problem.message);

@@ -7,7 +7,7 @@ import { readAddress, socketUrl } from "./address.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
-import { askAndStop, epitaph, stillThere } from "./machine.js";
+import { askAndRestart, askAndStop, epitaph, stillThere } from "./machine.js";
 import { fits, received, setUpTools } from "./tools.js";
 import { setUpTouchKeys } from "./touch.js";
 import * as veil from "./veil.js";
@@ -23,7 +23,7 @@ async function end(why) {
   closePanels();
   showBar();
   const [title, text] = await epitaph(why, address ?? {});
-  for (const tool of $("bar").querySelectorAll("button")) tool.hidden = true;
+  for (const tool of $("bar").querySelectorAll("button, [data-control]")) tool.hidden = true;
   veil.ended(title, text);
 }
 
@@ -65,7 +65,17 @@ if (address) {
     $("view-only").hidden = false;
     for (const tool of document.querySelectorAll("[data-control]")) tool.hidden = true;
   }
+  const query = new URLSearchParams({ path: `ws/${address.port}/serial`, ...(address.vmid && { vmid: address.vmid }) });
+  $("terminal-open").href = `/terminal/?${query}`;
   $("retry").addEventListener("click", () => connection.retryNow());
+  $("restart-open").addEventListener("click", async () => {
+    const trouble = await askAndRestart(address);
+    if (trouble) {
+      $("blank").textContent = trouble;
+      $("blank").hidden = false;
+    }
+    focusGuest();
+  });
   $("stop-open").addEventListener("click", async () => {
     const trouble = await askAndStop(address, veil.stopping);
     if (trouble) {

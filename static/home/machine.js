@@ -70,6 +70,8 @@ function showRunning(vm) {
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);
   $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-terminal").href = `/terminal/?path=ws/${encodeURIComponent(vm.http_port)}/serial&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-restart").hidden = vm.state !== "running";
   $("vm-stop").textContent = vm.state === "stopping" ? "Stop at once" : "Stop";
   say(vm.state === "running" ? "Your desktop is running." : "Your desktop is shutting down.");
   face("running");
@@ -111,15 +113,34 @@ function tick() {
   }
 }
 
+/** Opens a dialog and resolves to the button it was closed with. */
+async function ask(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  return dialog.returnValue;
+}
+
+async function restart() {
+  const vm = shown;
+  const mode = await ask($("restart"));
+  if (!["reset", "power-cycle"].includes(mode) || shown?.vmid !== vm.vmid || !alive(shown)) return;
+  $("vm-restart").disabled = true;
+  try {
+    await call("POST", `/vms/${vm.vmid}/restart`, { mode });
+    say("Your desktop was restarted.");
+  } catch (problem) {
+    if (shown?.vmid === vm.vmid) $("vm-error").textContent = problem.message;
+  } finally {
+    $("vm-restart").disabled = false;
+  }
+}
+
 async function stop() {
   const vm = shown;
   const force = vm.state === "stopping";
   $("stop-loss").textContent = loss(vm);
-  const dialog = $("stop");
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "stop" || shown?.vmid !== vm.vmid || !alive(shown)) return;
+  if ((await ask($("stop"))) !== "stop" || shown?.vmid !== vm.vmid || !alive(shown)) return;
   try {
     show({ ...shown, state: "stopping" });
     const answer = await call("POST", `/vms/${vm.vmid}/stop`, force ? { force: true } : {});
@@ -136,6 +157,7 @@ async function stop() {
 export function setUpMachine() {
   setInterval(tick, 1000);
   $("vm-stop").addEventListener("click", stop);
+  $("vm-restart").addEventListener("click", restart);
 }
 
 /** One line of a past session. */
