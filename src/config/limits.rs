@@ -52,6 +52,16 @@ settings! {
         launch_grace_seconds: u64 = "10", 0..=600;
         /// How long a guest may take to shut down before its QEMU is ended.
         stop_grace_seconds: u64 = "20", 0..=3600;
+        /// How long before a VM's idle or total time is up its user is warned, and the least a VM has after a restart of the server.
+        limit_warning_seconds: u64 = "300", 0..=86_400;
+        /// Memory of the host that launches leave free, in MB.
+        memory_reserve_mb: u64 = "256", 0..=1_073_741_824;
+        /// Memory counted for QEMU itself beside its guest's, in MB, when a launch is held against the host's.
+        guest_overhead_mb: u64 = "160", 0..=65_536;
+        /// Load of the host per CPU above which nothing is launched. 0 means no limit.
+        load_per_cpu: u32 = "16", 0..=10_000;
+        /// Room on the volume of VM_BASE_DIR that launches leave free, in MB.
+        disk_reserve_mb: u64 = "512", 0..=1_073_741_824;
         /// Statements that may wait for the database; 503 above.
         db_queue: usize = "1024", 1..=1_000_000;
         /// How long a request waits for the database before it answers 503.

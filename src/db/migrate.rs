@@ -7,7 +7,10 @@ use data_encoding::HEXLOWER;
 use ring::digest;
 
 /// Number, name and text of each.
-const MIGRATIONS: &[(i32, &str, &str)] = &[(1, "first", include_str!("../../sql/migrations/0001_first.sql"))];
+const MIGRATIONS: &[(i32, &str, &str)] = &[
+    (1, "first", include_str!("../../sql/migrations/0001_first.sql")),
+    (4, "life", include_str!("../../sql/migrations/0004_life.sql")),
+];
 
 /// Keeps two starting programs from migrating at the same time.
 const LOCK: i64 = 0x766d_7368_0001;

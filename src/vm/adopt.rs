@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{real, stop, supervise, watch};
+use super::{lifetime, real, stop, supervise, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -76,6 +76,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
         log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
     }
     let Ok(vm) = real::live(cx, row, &process) else { return false };
+    lifetime::take_back(cx, &vm).await;
     watch::begin(cx, &vm);
     supervise::look(cx, &process);
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The steps, in their order.
-const STEPS: [&str; 7] = ["check_image", "reserve", "prepare", "spawn", "record", "ready", "mark_running"];
+const STEPS: [&str; 8] =
+    ["check_image", "check_room", "reserve", "prepare", "spawn", "record", "ready", "mark_running"];
 
 /// A world that does what the script says and remembers what is there.
 #[derive(Clone, Default)]
@@ -73,10 +74,15 @@ fn row(state: VmState) -> VmRow {
 
 impl World for Script {
     type Qemu = ();
+    type Room = ();
 
     async fn check_image(&self, _: &Wish) -> Result<Image, Problem> {
         self.step("check_image")?;
         Ok(Image { path: "/tiny.iso".into(), name: "tiny.iso".into() })
+    }
+
+    async fn check_room(&self, _: &Wish) -> Result<(), Problem> {
+        self.step("check_room")
     }
 
     async fn reserve(&self, _: &Wish, _: &Image) -> Result<Reserved, Problem> {
@@ -192,7 +198,7 @@ fn every_failure_at_every_step_with_every_vanished_client_ends_whole_or_with_not
             cases += 1;
         }
     }
-    assert_eq!(cases, 64);
+    assert_eq!(cases, 81);
 }
 
 #[test]

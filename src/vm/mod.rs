@@ -16,11 +16,13 @@ pub mod args;
 pub mod hypervisor;
 pub mod image;
 pub mod launch;
+pub mod lifetime;
 pub mod monitor;
 pub mod process;
 pub mod programs;
 pub mod real;
 pub mod restart;
+pub mod room;
 pub mod stop;
 pub mod supervise;
 pub mod watch;
@@ -85,6 +87,8 @@ pub struct Vm {
     pub process: RefCell<Rc<Process>>,
     /// Why it is about to end, once somebody asked for it: `stopped by user`.
     pub wish: RefCell<Option<String>>,
+    /// How long it may run.
+    pub lifetime: lifetime::Lifetime,
     /// Set when somebody asked for its end.
     pub leaving: Latch<()>,
     /// Set while QEMU is ended for another to be started in its place; the latch tells how that went.
@@ -111,7 +115,7 @@ impl Vm {
     /// Seconds since the last key or pointer message.
     #[must_use]
     pub fn idle_seconds(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.meter.input.get().unwrap_or(self.since)).as_secs()
+        now.saturating_duration_since(self.last_input()).as_secs()
     }
 }
 
@@ -228,6 +232,7 @@ impl Vms {
 /// The `vm` object of the contract: the row, and what only memory knows.
 #[must_use]
 pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
+    let expiry = live.and_then(|vm| vm.expiry(now));
     let live_state = matches!(row.state, VmState::Starting | VmState::Running | VmState::Stopping);
     json!({
         "vmid": row.vmid,
@@ -245,7 +250,10 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "created_at": row.created_at.round_to_second(),
         "started_at": row.started_at.map(RoundToSecond::round_to_second),
         "ended_at": row.ended_at.map(RoundToSecond::round_to_second),
-        "expires_at": null,
+        "expires_at": expiry.map(|expiry| lifetime::wall_clock(expiry.at, now).round_to_second()),
+        "expires_because": expiry.map(|expiry| expiry.why.word()),
+        "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
+        "idle_limit_s": live.and_then(|vm| vm.lifetime.idle).map(|limit| limit.as_secs()),
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.get() > 0),
         "paused": live.and_then(|vm| vm.paused.get()).map(Pause::word),

@@ -2,8 +2,9 @@
 
 use super::args::{self, Accel, Machine, Network, Video, Vnc};
 use super::launch::{Image, Undo, Wish, World};
+use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, image, vnc_socket, watch};
+use super::{Vm, Vmid, image, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -53,6 +54,7 @@ pub(super) fn vmid_of(row: &VmRow) -> Result<Vmid, Problem> {
 
 impl World for Cx {
     type Qemu = Rc<Process>;
+    type Room = room::Promise;
 
     async fn check_image(&self, wish: &Wish) -> Result<Image, Problem> {
         let config = Arc::clone(&self.config);
@@ -62,6 +64,10 @@ impl World for Cx {
             image::find(&config, profile, &wish.user, wish.iso.as_deref())
         })
         .await?
+    }
+
+    async fn check_room(&self, wish: &Wish) -> Result<room::Promise, Problem> {
+        room::take(self, wish).await
     }
 
     async fn reserve(&self, wish: &Wish, image: &Image) -> Result<Reserved, Problem> {
@@ -175,6 +181,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         row: RefCell::new(row.clone()),
         process: RefCell::new(Rc::clone(process)),
         wish: RefCell::default(),
+        lifetime: Lifetime::of(cx, row),
         leaving: Latch::default(),
         again: RefCell::default(),
         paused: Cell::new(None),

@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{Vm, real, restart};
+use super::{Vm, lifetime, real, restart};
 use crate::db::vms::VmState;
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 /// Starts the story for a VM that runs.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
+    lifetime::begin(cx, vm);
     let (cx, vm) = (Rc::clone(cx), Rc::clone(vm));
     let spawner = cx.spawner.clone();
     spawner.spawn("watch vm", async move {

@@ -10,6 +10,7 @@ use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
+use crate::vm::lifetime::{self, Why};
 use crate::vm::{self, Vm, Vmid, restart, supervise};
 use std::rc::Rc;
 
@@ -56,4 +57,18 @@ pub async fn resume(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Fields::parse_or_empty(&req.body)?.deny_unknown(&[])?;
     supervise::resume(&cx, &vm).await?;
     Ok(shown(&cx, &vm))
+}
+
+/// `POST /vms/{vmid}/keep`: the idle limit counts from now. Nothing moves the total time.
+pub async fn keep(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let vm = running(&cx, &req).await?;
+    Fields::parse_or_empty(&req.body)?.deny_unknown(&[])?;
+    lifetime::keep(&cx, &vm).await;
+    match vm.expiry(cx.now()).filter(|expiry| expiry.soon && expiry.why == Why::TimeLimit) {
+        Some(_) => {
+            let detail = "This VM's total time is nearly up and cannot be extended; save your work elsewhere.";
+            Err(Problem::conflict("time_limit", detail))
+        }
+        None => Ok(shown(&cx, &vm)),
+    }
 }

@@ -127,6 +127,7 @@ pub static ROUTES: &[Route] = &[
     route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
     route!(Post "/vms/{vmid}/restart" User life::restart, "press its reset button, or switch it off and on"),
     route!(Post "/vms/{vmid}/resume" User life::resume, "let a VM that stands still go on"),
+    route!(Post "/vms/{vmid}/keep" User life::keep, "keep a VM running that nobody uses"),
     route!(Get "/profiles" User vms::profiles, "what I may start"),
     route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
