@@ -3,6 +3,7 @@
 // Order matters in one place: a connection that ends for good is explained (veil.js) before
 // anything else, and only a lost one is tried again (connection.js).
 import { $ } from "../shared/dom.js";
+import { setUpWarning, warnOf } from "../shared/warning.js";
 import { readAddress, socketUrl } from "./address.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
@@ -84,6 +85,8 @@ if (address) {
     }
     focusGuest();
   });
+  setUpWarning(focusGuest);
+  warnOf(address);
   connect();
 } else {
   end("address");

@@ -3,6 +3,7 @@ import { onChord } from "../desktop/bar.js";
 import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
 import { readAddress, socketUrl } from "../desktop/address.js";
 import { $ } from "../shared/dom.js";
+import { setUpWarning, warnOf } from "../shared/warning.js";
 import { keepConnected } from "./connection.js";
 import { openScreen } from "./screen.js";
 
@@ -134,6 +135,8 @@ if (address) {
     note(await askAndRestart(address));
     screen.term.focus();
   });
+  setUpWarning(() => screen.term.focus());
+  warnOf(address);
   connect();
 } else {
   end("address");

@@ -37,12 +37,12 @@ export async function until(what, look, seconds = 60) {
 const open = new Set();
 
 export class Server {
-  static async start(settings = "") {
+  static async start(settings = "", limits = "", profile = "") {
     const server = new Server();
     server.folder = fs.mkdtempSync("/tmp/vmsw");
     fs.chmodSync(server.folder, 0o711);
     server.base = path.join(server.folder, "b");
-    server.settings = settings;
+    Object.assign(server, { settings, limits, profile });
     server.port = 0;
     await server.run();
     return server;
@@ -53,8 +53,8 @@ export class Server {
     fs.writeFileSync(
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
-[limits]\nport_cooldown_seconds = 0
-[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n`,
+[limits]\nport_cooldown_seconds = 0\n${this.limits}
+[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";
     this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });
@@ -118,7 +118,12 @@ export class Server {
     const headers = { host: `127.0.0.1:${this.port}`, authorization: `Bearer ${await this.warden()}`, upgrade: "websocket", connection: "Upgrade", "sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==" };
     const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
     socket.write([`GET /ws/${port}/serial HTTP/1.1`, ...lines, "", ""].join("\r\n"));
-    const console = { text: "", close: () => socket.destroy() };
+    const send = (text) => {
+      // Masked with zeros: a client must mask, a test need not hide.
+      const bytes = Buffer.from(text);
+      socket.write(Buffer.concat([Buffer.from([0x82, 0x80 | bytes.length, 0, 0, 0, 0]), bytes]));
+    };
+    const console = { text: "", send, close: () => socket.destroy() };
     let bytes = Buffer.alloc(0);
     let answered = false;
     socket.on("error", () => null);
