@@ -72,6 +72,8 @@ settings! {
         hash_queue: usize = "128", 1..=100_000;
         /// What is kept of a VM's serial console for terminals that open later, in KB of memory for each VM.
         serial_scrollback_kb: usize = "256", 1..=65_536;
+        /// Links to the consoles of one VM that are valid at the same time.
+        shares_per_vm: u32 = "20", 1..=10_000;
         /// Event streams one user may hold open.
         event_streams_per_user: usize = "8", 1..=1000;
     }

@@ -93,16 +93,25 @@ pub enum Tracker {
     Rfb(ClientTracker),
     /// They are typed, all of them.
     Typed,
+    /// They are RFB, and only what asks for pictures is let through; with room for that.
+    Looks(ClientTracker, Vec<u8>),
+    /// Nothing is let through.
+    Mute,
 }
 
 impl Tracker {
-    fn has_input(&mut self, payload: &[u8]) -> Result<bool, End> {
+    /// What of `payload` goes on to QEMU, and whether there is input in it.
+    fn pass<'a>(&'a mut self, payload: &'a [u8]) -> Result<(&'a [u8], bool), End> {
+        let end = |e: crate::proto::rfb::RfbError| End { code: 1008, reason: e.to_string() };
         match self {
-            Self::Rfb(rfb) => {
-                let seen = rfb.receive(payload).map_err(|e| End { code: 1008, reason: e.to_string() })?;
-                Ok(seen.inputs > 0)
+            Self::Rfb(rfb) => rfb.receive(payload).map(|seen| (payload, seen.inputs > 0)).map_err(end),
+            Self::Typed => Ok((payload, !payload.is_empty())),
+            Self::Looks(rfb, room) => {
+                room.clear();
+                rfb.pick_looks(payload, room).map_err(end)?;
+                Ok((room.as_slice(), false))
             }
-            Self::Typed => Ok(!payload.is_empty()),
+            Self::Mute => Ok((&[], false)),
         }
     }
 }
@@ -307,7 +316,7 @@ impl Relay {
             match frame.map_err(|e| End { code: e.close_code(), reason: e.to_string() })? {
                 None => return Ok(()),
                 Some(Frame::Data(payload)) => {
-                    let input = self.tracker.has_input(payload)?;
+                    let (payload, input) = self.tracker.pass(payload)?;
                     self.ticket.meter.add_up(payload.len(), input.then_some(now));
                     match write_some(&mut self.back, &mut self.back_writable, &self.up, payload) {
                         _ if self.lost.is_some() => {}

@@ -95,6 +95,8 @@ pub struct Vm {
     pub again: RefCell<Option<Latch<Result<(), Problem>>>>,
     /// Why the guest stands still, if it does.
     pub paused: Cell<Option<Pause>>,
+    /// Links (their tokens' hashes) that were used and have not ended; the latch tells of a revocation.
+    pub shares: RefCell<HashMap<[u8; 32], Latch<()>>>,
     /// Set when its end is in the database.
     pub ended: Latch<VmRow>,
     /// Open screens.

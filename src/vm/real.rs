@@ -185,6 +185,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         leaving: Latch::default(),
         again: RefCell::default(),
         paused: Cell::new(None),
+        shares: RefCell::default(),
         ended: Latch::default(),
         viewers: Cell::new(0),
         meter: Rc::default(),

@@ -4,7 +4,8 @@
 //! says EAGAIN with no event to follow: it is tried again from a timer.
 
 use super::Req;
-use super::origin;
+use super::session::TokenHash;
+use super::{origin, shares};
 use crate::db::events::{self, Connection};
 use crate::house::{Cx, House};
 use crate::net::back::Back;
@@ -55,7 +56,7 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     if req.head.method != Method::Get {
         return Err(Problem::method_not_allowed("GET"));
     }
-    let caller = req.caller()?;
+    let viewer = viewer(&cx, &req).await?;
     let header = |name: &str| req.head.headers.get(name);
     let asked = Upgrade {
         upgrade: header("upgrade"),
@@ -67,21 +68,23 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     let accepted = websocket::accept(&asked).map_err(|e| {
         Problem::new(e.status(), "websocket_expected", e.to_string()).with("sec-websocket-version", "13")
     })?;
-    let vm = req
-        .param(0)
-        .parse()
-        .ok()
-        .and_then(|port| cx.vms.by_http_port(port))
-        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
-        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
     let (back, text, tracker) = match console {
         Console::Vnc => {
-            let socket = connect(&cx, &vm.vnc_socket()).await?;
-            (Back::own(socket), TextPolicy::Refuse, Tracker::Rfb(ClientTracker::default()))
+            let back = Back::own(connect(&cx, &viewer.vm.vnc_socket()).await?);
+            let rfb = ClientTracker::default();
+            let tracker = if viewer.control { Tracker::Rfb(rfb) } else { Tracker::Looks(rfb, Vec::new()) };
+            (back, TextPolicy::Refuse, tracker)
         }
-        Console::Serial => (shared(&cx, &vm)?, TextPolicy::Accept, Tracker::Typed),
+        Console::Serial => {
+            let tracker = if viewer.control { Tracker::Typed } else { Tracker::Mute };
+            (shared(&cx, &viewer.vm)?, TextPolicy::Accept, tracker)
+        }
     };
-    let ticket = ticket(&cx, &req, &vm, console)?;
+    // A link may have been revoked while QEMU was being connected.
+    if viewer.user.is_none() && !viewer.vm.shares.borrow().contains_key(&viewer.token) {
+        return Err(shares::gone());
+    }
+    let ticket = ticket(&cx, &req, viewer, console);
     let relay = Relay::new(back, Decoder::new(text), tracker, ticket);
     let mut response = Response::empty(101)
         .with("upgrade", "websocket")
@@ -92,6 +95,37 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     }
     response.upgrade = Some(Box::new(relay));
     Ok(response)
+}
+
+/// Who looks at which VM, and what he may.
+struct Viewer {
+    vm: Rc<Vm>,
+    /// The account, unless a link was used.
+    user: Option<String>,
+    /// For the log: a login name, or which link.
+    name: String,
+    /// The hash of the token that lets him in.
+    token: TokenHash,
+    control: bool,
+}
+
+/// A link counts before the session: who tries the link he gave away sees what others see.
+async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
+    if let Some(token) = req.link()? {
+        let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
+        let name = format!("link {}", share.id);
+        return Ok(Viewer { vm, user: None, name, token: share.token_hash, control: share.control });
+    }
+    let caller = req.caller()?;
+    let vm = req
+        .param(0)
+        .parse()
+        .ok()
+        .and_then(|port| cx.vms.by_http_port(port))
+        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
+        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
+    let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
+    Ok(Viewer { vm, user, name, token: caller.token, control: true })
 }
 
 /// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
@@ -128,13 +162,13 @@ async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
 }
 
 /// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.
-fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>, console: Console) -> Result<Ticket, Problem> {
-    let caller = req.caller()?;
+fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
+    let Viewer { vm, user, name, token, .. } = viewer;
     vm.viewers.set(vm.viewers.get() + 1);
-    cx.bus.publish(vm, cx.now());
+    cx.bus.publish(&vm, cx.now());
     let about = Connection {
         vmid: vm.vmid.to_string(),
-        user_id: Some(caller.user.id.clone()),
+        user_id: user,
         kind: "connect".into(),
         console: console.word().into(),
         ip: req.ip.to_string(),
@@ -142,16 +176,16 @@ fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>, console: Console) -> Result<Ticket, P
         bytes_to_vm: 0,
         reason: String::new(),
     };
-    log::info!(vmid:% = vm.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
+    log::info!(vmid:% = vm.vmid, user = name.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
     write_down(cx, about.clone());
-    let (house, vm, login) = (Rc::clone(cx), Rc::clone(vm), caller.user.login.clone());
+    let house = Rc::clone(cx);
     let vm_number = vm.vmid.number();
     let meter = Rc::new(Meter::below(&vm.meter));
     let own = Rc::clone(&meter);
     let on_end = move |end: Option<&End>| {
         vm.viewers.set(vm.viewers.get().saturating_sub(1));
         let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
-        log::info!(vmid:% = vm.vmid, user = login.as_str();
+        log::info!(vmid:% = vm.vmid, user = name.as_str();
             "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());
         if vm.ended.get().is_none() {
             house.bus.publish(&vm, house.now());
@@ -165,7 +199,7 @@ fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>, console: Console) -> Result<Ticket, P
         };
         write_down(&house, left);
     };
-    Ok(Ticket { group: vm_number, session: caller.token, meter, on_end: Some(Box::new(on_end)) })
+    Ticket { group: vm_number, session: token, meter, on_end: Some(Box::new(on_end)) }
 }
 
 fn write_down(cx: &Cx, about: Connection) {
