@@ -1,5 +1,6 @@
 // The machine behind the screen, as the API knows it: found by its id or by its websocket's port.
 import { call } from "../shared/api.js";
+import { consoleUrl } from "./address.js";
 import { ending, loss } from "../shared/words.js";
 import { $ } from "../shared/dom.js";
 
@@ -19,8 +20,13 @@ export async function find({ port, vmid }) {
   return vms.find((vm) => vm.http_port === port) ?? null;
 }
 
-/** Why no connection came about: `there` (try again), `stopped`, `signed-out` or `missing`. */
+/** Why no connection came about: `there` (try again), `stopped`, `signed-out`, `missing` or `forbidden`. */
 export async function stillThere(address) {
+  if (address.share) {
+    // Without an account only the console itself tells: it asks for a websocket, or knows of no such link.
+    const answer = await fetch(consoleUrl(address), { cache: "no-store" }).catch(() => null);
+    return answer?.status === 404 ? "forbidden" : "there";
+  }
   try {
     const vm = await find(address);
     if (!vm) return "missing";
@@ -41,6 +47,8 @@ async function finished(address) {
 
 /** The words for the end of it all; `page` is what the person looked at. */
 export async function epitaph(why, address, page = "desktop") {
+  if (address.share && why === "stopped") return ["This desktop has stopped", "Whoever shared it with you can start it again and send you another link."];
+  if (address.share && why === "forbidden") return ["This link has ended", "It was revoked, or its time is up. Ask whoever gave it to you for another one."];
   switch (why) {
     case "stopped": {
       const vm = await finished(address);

@@ -73,7 +73,7 @@ function showRunning(vm) {
   $("vm-keeps").textContent = keeps(vm.persistence);
   $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
   $("vm-terminal").href = `/terminal/?path=ws/${encodeURIComponent(vm.http_port)}/serial&vmid=${encodeURIComponent(vm.vmid)}`;
-  $("vm-restart").hidden = vm.state !== "running";
+  $("vm-restart").hidden = $("vm-share").hidden = vm.state !== "running";
   $("vm-stop").textContent = vm.state === "stopping" ? "Stop at once" : "Stop";
   say(vm.state === "running" ? "Your desktop is running." : "Your desktop is shutting down.");
   face("running");

@@ -10,6 +10,7 @@ import { setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadProfiles, wish } from "./launcher.js";
+import { setUpShare } from "./share.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
 
 const RETRY_MS = 3000;
@@ -160,6 +161,7 @@ const invited = setUpAuth(async () => {
 setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
 setUpMachine();
 setUpWarning();
+setUpShare();
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

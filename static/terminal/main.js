@@ -1,7 +1,7 @@
 // The terminal page: the guest's serial console in the whole window.
 import { onChord } from "../desktop/bar.js";
 import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
-import { readAddress, socketUrl } from "../desktop/address.js";
+import { hideTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
 import { $ } from "../shared/dom.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { keepConnected } from "./connection.js";
@@ -10,7 +10,7 @@ import { openScreen } from "./screen.js";
 const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
 const SILENCE_MS = 3000;
 
-const address = readAddress(location.search, "serial");
+const address = readAddress(location, "serial");
 let connection = null;
 let countdown;
 let silence;
@@ -40,7 +40,7 @@ function note(text) {
 }
 
 const screen = openScreen((bytes) => {
-  if (connection && !connection.send(bytes)) note("The guest is slow to take what is typed. Wait a moment.");
+  if (connection && !address.viewOnly && !connection.send(bytes)) note("The guest is slow to take what is typed. Wait a moment.");
 });
 
 async function end(why) {
@@ -69,7 +69,7 @@ function live() {
 
 function connect() {
   connection = keepConnected({
-    url: socketUrl(address.port, "serial"),
+    url: socketUrl(address),
     onConnecting(attempt) {
       state("connecting");
       veil(attempt === 0 ? { title: "Connecting to your terminal", text: "One moment…", spin: true } : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
@@ -122,8 +122,9 @@ function setUpKeys() {
 
 setUpKeys();
 if (address) {
-  const query = new URLSearchParams({ path: `ws/${address.port}`, ...(address.vmid && { vmid: address.vmid }) });
-  $("desktop-open").href = `/novnc/?${query}`;
+  $("view-only").hidden = !address.viewOnly;
+  hideTools(address);
+  $("desktop-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("copy").addEventListener("click", copy);
   $("paste").addEventListener("click", paste);
@@ -136,8 +137,10 @@ if (address) {
     screen.term.focus();
   });
   setUpWarning(() => screen.term.focus());
-  warnOf(address);
+  if (!address.share) warnOf(address);
   connect();
 } else {
   end("address");
 }
+// Another link in the same tab is another desktop.
+addEventListener("hashchange", () => location.reload());
