@@ -44,6 +44,8 @@ pub enum Owner {
     Back(u64),
     /// A QEMU's monitor socket.
     Qmp(u64),
+    /// A QEMU's serial console.
+    Serial(u64),
     /// A QEMU's standard output.
     Stdout(u64),
     /// A QEMU's standard error.

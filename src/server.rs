@@ -204,6 +204,7 @@ impl Server {
                 }
             }
             Owner::Qmp(id) => self.with_process(id, |cx, process| process.on_monitor(cx)),
+            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial(cx, ready.writable)),
             Owner::Stdout(id) | Owner::Stderr(id) => {
                 self.with_process(id, |cx, process| process.on_output(cx, &owner));
             }
@@ -236,6 +237,7 @@ impl Server {
                 open.armed = None;
                 if open.conn.on_timeout(now) { self.pump(id) } else { self.bury(id) }
             }
+            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial(cx, false)),
             _ => {}
         }
     }
@@ -383,14 +385,16 @@ impl Server {
         self.cx.metrics.response(response.status);
         let (status, bytes) = match response.upgrade.take() {
             Some(mut relay) => {
-                let (back, token) = relay.back();
-                match self.reactor.io().add(back, Owner::Back(id)) {
-                    Ok(new) => *token = Some(new),
-                    Err(e) => {
-                        log::error!("a screen's connection cannot be watched: {e}");
-                        return self.bury(id);
+                if let Some((back, token)) = relay.back() {
+                    match self.reactor.io().add(back, Owner::Back(id)) {
+                        Ok(new) => *token = Some(new),
+                        Err(e) => {
+                            log::error!("a screen's connection cannot be watched: {e}");
+                            return self.bury(id);
+                        }
                     }
                 }
+                relay.attach(id);
                 open.conn.become_relay(relay, &response.headers, now, &self.date.1);
                 (101, 0)
             }
@@ -440,11 +444,10 @@ impl Server {
                 "{} - the client left after {:.1}ms", pending.line, (self.cx.now() - pending.since).as_secs_f64() * 1000.0);
         }
         let io = self.reactor.io();
-        if let Some((relay, _)) = open.conn.relay() {
-            let (back, token) = relay.back();
-            if let Some(token) = token.take() {
-                io.remove(back, token);
-            }
+        if let Some((back, token)) = open.conn.relay().and_then(|(relay, _)| relay.back())
+            && let Some(token) = token.take()
+        {
+            io.remove(back, token);
         }
         io.remove(open.conn.stream().socket(), open.token);
         if let Some(count) = self.per_ip.get_mut(&open.conn.peer) {

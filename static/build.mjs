@@ -22,12 +22,16 @@ const fresh = join(root, "node_modules", ".cache", "pages");
 const pages = [
   { source: "home.html", path: "/", budget: 60 * 1024 },
   { source: "desktop.html", path: "/novnc/", budget: 120 * 1024 },
+  { source: "terminal.html", path: "/terminal/", budget: 160 * 1024 },
   { source: "404.html", path: "/404.html", budget: 20 * 1024 },
 ];
-const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js" };
+const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js", "terminal.js": "terminal/main.js" };
 const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
-// noVNC's licence asks that whoever gets it is told where its source is.
-const credit = "/*! Contains noVNC 1.7.0, MPL-2.0: https://github.com/novnc/noVNC, and pako, MIT: https://github.com/nodeca/pako */";
+// Licences ask that whoever gets a library is told what it is and where its source is.
+const credits = {
+  "desktop.js": "/*! Contains noVNC 1.7.0, MPL-2.0: https://github.com/novnc/noVNC, and pako, MIT: https://github.com/nodeca/pako */",
+  "terminal.js": "/*! Contains xterm.js 6.0.0, MIT: https://github.com/xtermjs/xterm.js */",
+};
 
 function sources(folder) {
   return readdirSync(folder, { withFileTypes: true })
@@ -44,12 +48,34 @@ function inputs() {
   return all.digest("hex");
 }
 
+/**
+ * xterm.js makes <style> elements and style attributes, which the pages' policy forbids. What stands
+ * in their places is in terminal/csp.js; a version of it that does so elsewhere fails the build.
+ */
+const allowedStyles = {
+  name: "allowed styles",
+  setup(build) {
+    build.onLoad({ filter: /@xterm\/xterm\/lib\/xterm\.mjs$/ }, ({ path }) => {
+      let text = readFileSync(path, "utf8");
+      const put = (pattern, times, replacement) => {
+        const found = text.match(pattern)?.length ?? 0;
+        if (found !== times) throw new Error(`${path}: ${pattern} is there ${found} times, not ${times}: look at static/terminal/csp.js`);
+        text = text.replace(pattern, replacement);
+      };
+      put(/[\w.]+\.createElement\("style"\)/g, 3, "vmshareStyleElement()");
+      put(/(\w+)\.setAttribute\("style",/g, 1, "vmshareSetStyle($1,");
+      const from = JSON.stringify(join(here, "terminal/csp.js"));
+      return { contents: `import { styleElement as vmshareStyleElement, setStyle as vmshareSetStyle } from ${from};\n${text}`, loader: "js" };
+    });
+  },
+};
+
 async function bundle(name, entry) {
   const { build } = await import("esbuild");
   const blocking = name === "theme.js";
   const result = await build({
     entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, charset: "utf8", target: "es2022", absWorkingDir: root,
-    format: blocking ? "iife" : "esm", legalComments: "none", logLevel: "warning", banner: name === "desktop.js" ? { js: credit } : {},
+    format: blocking ? "iife" : "esm", legalComments: "none", logLevel: "warning", banner: credits[name] ? { js: credits[name] } : {}, plugins: [allowedStyles],
   });
   return Buffer.from(result.outputFiles[0].contents);
 }
@@ -60,6 +86,12 @@ function styles() {
   const program = join(dirname(cli), JSON.parse(readFileSync(cli)).bin.tailwindcss);
   const options = { cwd: root, stdio: ["ignore", "pipe", "pipe"], maxBuffer: 1 << 24 };
   return execFileSync(process.execPath, [program, "--input", join(here, "style.css"), "--minify"], options);
+}
+
+async function librarySheet(name) {
+  const { transform } = await import("esbuild");
+  const { code } = await transform(readFileSync(join(root, "node_modules", name), "utf8"), { loader: "css", minify: true });
+  return Buffer.from(code);
 }
 
 function minifyHtml(text) {
@@ -93,6 +125,7 @@ async function main() {
   };
   asset("icon.svg", readFileSync(join(here, "icon.svg")));
   asset("style.css", styles());
+  asset("xterm.css", await librarySheet("@xterm/xterm/css/xterm.css"));
   for (const [name, entry] of Object.entries(scripts)) asset(name, await bundle(name, entry));
 
   const totals = [];

@@ -55,7 +55,7 @@ fn keys_reach_the_guest_and_what_is_no_rfb_or_no_frame_ends_the_screen() {
     server.stop(&token, &vm);
     assert_eq!(closed(&mut screen), (1000, "VM stopped".to_owned()));
     until("connects and disconnects are written down", || {
-        let events = "select count(*) from connection_events where kind = ";
+        let events = "select count(*) from connection_events where console = 'vnc' and kind = ";
         (server.count(&format!("{events}'connect'")) == 4 && server.count(&format!("{events}'disconnect'")) == 4)
             .then_some(())
     });

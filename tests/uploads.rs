@@ -27,7 +27,8 @@ fn uid(server: &Server, token: &str) -> String {
 }
 
 fn form(filename: &str, bytes: &[u8], fields: &str) -> Vec<u8> {
-    let head = format!("{fields}--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\n\r\n");
+    let head =
+        format!("{fields}--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\n\r\n");
     [head.as_bytes(), bytes, b"\r\n--XX--\r\n"].concat()
 }
 
@@ -69,7 +70,8 @@ fn tus_head(token: &str, method: &str, path: &str, headers: &[(&str, &str)], len
 fn create(server: &Server, token: &str, size: usize, name: &str) -> String {
     let metadata = format!("filename {}", data_encoding::BASE64.encode(name.as_bytes()));
     let size = size.to_string();
-    let made = tus(server, token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
+    let made =
+        tus(server, token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
     assert_eq!(made.status, 201, "{made:?}");
     made.header("location").expect("location").to_owned()
 }
@@ -107,7 +109,8 @@ fn leftovers(server: &Server) -> Vec<PathBuf> {
 
 fn assert_no_leftovers(server: &Server) {
     until("nothing of the upload is left", || {
-        (leftovers(server).is_empty() && server.count("select count(*) from uploads where state = 'open'") == 0).then_some(())
+        (leftovers(server).is_empty() && server.count("select count(*) from uploads where state = 'open'") == 0)
+            .then_some(())
     });
 }
 
@@ -183,7 +186,9 @@ fn a_client_that_leaves_in_the_middle_of_a_form_leaves_nothing() {
     );
     socket.write_all(head.as_bytes()).expect("head");
     socket.write_all(&body[..4 << 20]).expect("half");
-    until("half of it is stored", || leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 1 << 20));
+    until("half of it is stored", || {
+        leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 1 << 20)
+    });
     drop(socket);
     assert_no_leftovers(&server);
     server.end();
@@ -252,7 +257,8 @@ fn tus_says_what_it_speaks_and_refuses_what_it_does_not() {
     assert_eq!(post(&[("Upload-Length", "20000000"), ("Upload-Metadata", "a ???")]), 400);
     assert_eq!(post(&[("Upload-Length", "999999999999999")]), 507);
     let path = create(&server, &token, 20_000_000, "a.iso");
-    let wrong_type = tus(&server, &token, "PATCH", &path, &[("Upload-Offset", "0"), ("Content-Type", "text/plain")], b"x");
+    let wrong_type =
+        tus(&server, &token, "PATCH", &path, &[("Upload-Offset", "0"), ("Content-Type", "text/plain")], b"x");
     assert_eq!(wrong_type.status, 415);
     assert_eq!(patch(&server, &token, &path, 5, b"x", &[]).status, 409);
     assert_eq!(patch(&server, &token, &path, 0, b"x", &[("Upload-Checksum", "md5 AAAA")]).status, 400);
@@ -281,7 +287,11 @@ fn an_upload_in_pieces_with_checksums_becomes_the_image() {
         &token,
         "POST",
         "/uploads/",
-        &[("Upload-Length", &size), ("Upload-Metadata", &metadata), ("Content-Type", "application/offset+octet-stream")],
+        &[
+            ("Upload-Length", &size),
+            ("Upload-Metadata", &metadata),
+            ("Content-Type", "application/offset+octet-stream"),
+        ],
         first,
     );
     assert_eq!((made.status, made.header("upload-offset")), (201, Some("1000001")), "{made:?}");
@@ -338,7 +348,8 @@ fn an_upload_goes_on_after_the_server_was_killed_where_it_was_told_or_further() 
     other.write_all(tus_head(&token, "PATCH", &checked, &headers, iso.len()).as_bytes()).expect("head");
     other.write_all(&iso[..5_000_000]).expect("a part");
     until("both are stored in part", || {
-        let sizes: Vec<u64> = leftovers(&server).iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).collect();
+        let sizes: Vec<u64> =
+            leftovers(&server).iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).collect();
         (sizes.len() == 2 && sizes.iter().all(|size| *size > 4_000_000)).then_some(())
     });
     server.kill("-KILL");

@@ -88,7 +88,7 @@ fn raw(value: &DeValue<'_>) -> Raw {
         DeValue::String(text) => Raw::Quoted(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Raw::Other("it is a number of more than 64 bits"), Raw::Integer),
-        DeValue::Float(_) => Raw::Other("it is a number with a point"),
+        DeValue::Float(number) => Raw::Decimal(number.as_str().to_owned()),
         DeValue::Boolean(value) => Raw::Boolean(*value),
         DeValue::Datetime(_) => Raw::Other("it is a date or a time"),
         DeValue::Array(items) => Raw::List(items.iter().map(|item| raw(item.get_ref())).collect()),

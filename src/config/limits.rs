@@ -52,6 +52,16 @@ settings! {
         launch_grace_seconds: u64 = "10", 0..=600;
         /// How long a guest may take to shut down before its QEMU is ended.
         stop_grace_seconds: u64 = "20", 0..=3600;
+        /// How long before a VM's idle or total time is up its user is warned, and the least a VM has after a restart of the server.
+        limit_warning_seconds: u64 = "300", 0..=86_400;
+        /// Memory of the host that launches leave free, in MB.
+        memory_reserve_mb: u64 = "256", 0..=1_073_741_824;
+        /// Memory counted for QEMU itself beside its guest's, in MB, when a launch is held against the host's.
+        guest_overhead_mb: u64 = "160", 0..=65_536;
+        /// Load of the host per CPU above which nothing is launched. 0 means no limit.
+        load_per_cpu: u32 = "16", 0..=10_000;
+        /// Room on the volume of VM_BASE_DIR that launches leave free, in MB.
+        disk_reserve_mb: u64 = "512", 0..=1_073_741_824;
         /// Statements that may wait for the database; 503 above.
         db_queue: usize = "1024", 1..=1_000_000;
         /// How long a request waits for the database before it answers 503.
@@ -80,6 +90,10 @@ settings! {
         disk_job_seconds: u64 = "120", 1..=86_400;
         /// How long the files of what has ended are kept before the janitor removes them, in hours.
         leftover_hours: u32 = "24", 0..=8760;
+        /// What is kept of a VM's serial console for terminals that open later, in KB of memory for each VM.
+        serial_scrollback_kb: usize = "256", 1..=65_536;
+        /// Links to the consoles of one VM that are valid at the same time.
+        shares_per_vm: u32 = "20", 1..=10_000;
         /// Event streams one user may hold open.
         event_streams_per_user: usize = "8", 1..=1000;
     }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A value as it was written.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(super) enum Raw {
     Quoted(String),
     /// A TOML integer.
     Integer(i64),
+    /// A TOML number with a point, as it is written.
+    Decimal(String),
     /// A TOML boolean.
     Boolean(bool),
     /// A TOML array.
@@ -71,6 +74,7 @@ impl Raw {
             Self::Text(_) => "it is plain text",
             Self::Quoted(_) => "it is a string",
             Self::Integer(_) => "it is a number",
+            Self::Decimal(_) => "it is a number with a point",
             Self::Boolean(_) => "it is true or false",
             Self::List(_) => "it is a list",
             Self::Table(_) => "it is a table",
@@ -131,6 +135,38 @@ macro_rules! whole_numbers {
     )*};
 }
 whole_numbers!(u16, u32, u64, usize);
+
+/// A time in minutes, with a point where parts of one are meant; kept in whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Minutes(Duration);
+
+impl Minutes {
+    /// The time; `None` for 0.
+    pub(super) fn limit(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
+}
+
+impl Value for Minutes {
+    const SHAPE: &'static str = "MINUTES";
+    fn parse(raw: &Raw, around: &Around<'_>) -> Result<Self, Wrong> {
+        let mend = format!("write a number of minutes from {} to {}", around.range.start(), around.range.end());
+        let text = match raw {
+            Raw::Integer(number) => number.to_string(),
+            Raw::Decimal(text) | Raw::Text(text) => text.trim().replace('_', ""),
+            Raw::Quoted(_) => return Err(Wrong::new(raw.kind(), format!("{mend}, without quotes"))),
+            other => return Err(Wrong::new(other.kind(), mend)),
+        };
+        let wrong = |what: &str| Wrong::new(format!("{text} {what}"), mend.as_str());
+        let minutes: f64 = text.parse().map_err(|_| wrong("is not a number"))?;
+        let seconds = Duration::try_from_secs_f64(minutes * 60.0).map_err(|_| wrong("is out of range"))?;
+        // Rounded up: what is more than nothing must not become "never".
+        let whole = Duration::from_millis(u64::try_from(seconds.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        let edge = |minutes: &u64| Duration::from_secs(minutes.saturating_mul(60));
+        let fits = (edge(around.range.start())..=edge(around.range.end())).contains(&whole);
+        if fits { Ok(Self(whole)) } else { Err(wrong("is out of range")) }
+    }
+}
 
 impl Value for bool {
     const SHAPE: &'static str = "true|false";

@@ -143,6 +143,14 @@ pub async fn audit(
     .await
 }
 
+/// Something that happened to a VM and changed nothing in its row.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn vm(db: &Db, vmid: String, kind: String, detail: String) -> Result<(), Error> {
+    db.call(move |conn| vm_now(conn, &vmid, &kind, &detail)).await
+}
+
 /// A change of a VM, inside the transaction that makes it.
 pub(super) fn vm_now(conn: &mut Conn, vmid: &str, kind: &str, detail: &str) -> Result<(), Error> {
     conn.execute(include_str!("../../sql/events/vm.sql"), &[&vmid, &kind, &detail])?;

@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod ports;
 pub mod private;
 pub mod sessions;
+pub mod shares;
 mod thread;
 pub mod uploads;
 pub mod url;

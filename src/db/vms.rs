@@ -365,6 +365,25 @@ pub async fn forget(db: &Db, vmid: String) -> Result<(), Error> {
     .await
 }
 
+/// Notes when a VM last had input.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn set_last_input(db: &Db, vmid: String, at: Timestamp) -> Result<(), Error> {
+    db.call(move |conn| conn.execute(include_str!("../../sql/vms/set_last_input.sql"), &[&vmid, &at]).map(drop)).await
+}
+
+/// When a VM last had input, as far as it was noted.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn last_input(db: &Db, vmid: String) -> Result<Option<Timestamp>, Error> {
+    db.call(move |conn| {
+        Ok(conn.query_opt(include_str!("../../sql/vms/last_input.sql"), &[&vmid])?.and_then(|row| row.get(0)))
+    })
+    .await
+}
+
 /// One VM.
 ///
 /// # Errors

@@ -4,9 +4,11 @@
 //! may turn into a [`relay::Relay`] or a stream of events. Nothing here knows of users or VMs: a request goes out as a value,
 //! a response comes back as one.
 
+pub mod back;
 pub mod body;
 pub mod conn;
 pub mod feed;
+pub mod line;
 pub mod outbuf;
 pub mod relay;
 pub mod response;

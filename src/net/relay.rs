@@ -1,4 +1,4 @@
-//! The relay between a browser's websocket and QEMU's VNC socket.
+//! The relay between a browser's websocket and a console of QEMU: a VNC socket, or the shared line of the serial console.
 //!
 //! Down (QEMU to browser): bytes are read into the process's one buffer, which leaves room for a frame header in front; the header
 //! is put right before them and both leave in one write. Up: frames are unmasked in place and their payload is written on.
@@ -6,8 +6,10 @@
 //! stops QEMU's writer, not our memory. One pump moves at most [`QUANTUM`] bytes each way, then it is the next connection's turn.
 //!
 //! tungstenite does the handshake (see `proto::websocket`); its framing would copy each payload twice and hold 128 KiB a connection.
-//! The browser's bytes are followed by `proto::rfb`, which tells when there was input, and ends the relay when they are no RFB.
+//! A screen's bytes are followed by `proto::rfb`, which tells when there was input, and ends the relay when they are no RFB. On a serial
+//! console every byte is input. A terminal gets an empty frame between what was kept and what is live.
 
+use super::back::Back;
 use super::stream::{Received, Stream};
 use super::{READ_BYTES, Scratch};
 use crate::proto::rfb::ClientTracker;
@@ -25,6 +27,8 @@ pub const HEADER_ROOM: usize = 10;
 const QUANTUM: usize = 256 * 1024;
 /// Output that may wait before answers to pings are left out (RFC 6455 5.5.3 allows that).
 const PONG_ROOM: usize = 16 * 1024;
+/// A binary frame with nothing in it.
+const EMPTY_FRAME: [u8; 2] = [0x80 | websocket::OP_BINARY, 0];
 /// How long a screen whose socket ended waits for the word that its VM stopped, which comes by another way.
 const LOST_WAIT: Duration = Duration::from_secs(1);
 /// How long a close frame may wait for the peer's answer.
@@ -83,6 +87,35 @@ pub struct Ticket {
 /// See [`Ticket::on_end`].
 pub type OnEnd = Box<dyn FnOnce(Option<&End>)>;
 
+/// What is known of the bytes a browser sends.
+pub enum Tracker {
+    /// They are RFB.
+    Rfb(ClientTracker),
+    /// They are typed, all of them.
+    Typed,
+    /// They are RFB, and only what asks for pictures is let through; with room for that.
+    Looks(ClientTracker, Vec<u8>),
+    /// Nothing is let through.
+    Mute,
+}
+
+impl Tracker {
+    /// What of `payload` goes on to QEMU, and whether there is input in it.
+    fn pass<'a>(&'a mut self, payload: &'a [u8]) -> Result<(&'a [u8], bool), End> {
+        let end = |e: crate::proto::rfb::RfbError| End { code: 1008, reason: e.to_string() };
+        match self {
+            Self::Rfb(rfb) => rfb.receive(payload).map(|seen| (payload, seen.inputs > 0)).map_err(end),
+            Self::Typed => Ok((payload, !payload.is_empty())),
+            Self::Looks(rfb, room) => {
+                room.clear();
+                rfb.pick_looks(payload, room).map_err(end)?;
+                Ok((room.as_slice(), false))
+            }
+            Self::Mute => Ok((&[], false)),
+        }
+    }
+}
+
 /// Why a relay ended, as the browser is told (RFC 6455 7.4.1 and the contract's own use).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
@@ -113,14 +146,13 @@ pub enum Pumped {
 
 /// See the file's page.
 pub struct Relay {
-    back: UnixStream,
-    back_token: Option<Token>,
+    back: Back,
     back_readable: bool,
     back_writable: bool,
     /// Payload that QEMU's socket refused.
     up: Vec<u8>,
     decoder: Decoder,
-    tracker: ClientTracker,
+    tracker: Tracker,
     ticket: Ticket,
     /// QEMU's socket ended; until when the reason for it is awaited.
     lost: Option<Instant>,
@@ -130,12 +162,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Joins QEMU's socket to a websocket whose handshake is done.
+    /// Joins QEMU's side to a websocket whose handshake is done.
     #[must_use]
-    pub fn new(back: UnixStream, decoder: Decoder, tracker: ClientTracker, ticket: Ticket) -> Self {
+    pub fn new(back: Back, decoder: Decoder, tracker: Tracker, ticket: Ticket) -> Self {
         Self {
             back,
-            back_token: None,
             back_readable: true,
             back_writable: true,
             up: Vec::new(),
@@ -148,9 +179,19 @@ impl Relay {
         }
     }
 
-    /// QEMU's side, for registering it.
-    pub fn back(&mut self) -> (&mut UnixStream, &mut Option<Token>) {
-        (&mut self.back, &mut self.back_token)
+    /// QEMU's socket, for registering it, where it is this relay's own.
+    pub fn back(&mut self) -> Option<(&mut UnixStream, &mut Option<Token>)> {
+        match &mut self.back {
+            Back::Own(socket, token) => Some((socket, token)),
+            Back::Shared(_) => None,
+        }
+    }
+
+    /// The connection whose relay it is; from now on it is woken for news of a shared line.
+    pub fn attach(&mut self, conn: u64) {
+        if let Back::Shared(reader) = &mut self.back {
+            reader.attach(conn);
+        }
     }
 
     /// Remembers an event on QEMU's side.
@@ -175,7 +216,7 @@ impl Relay {
     pub fn on_timeout(&mut self, stream: &mut Stream, now: Instant) -> bool {
         let waits_for_reason = self.ending.is_none() && self.lost.is_some();
         if waits_for_reason {
-            self.close(stream, End::new(1011, "the screen's connection ended"), now);
+            self.close(stream, End::new(1011, "the connection to the VM ended"), now);
         }
         waits_for_reason
     }
@@ -201,6 +242,8 @@ impl Relay {
         if self.ending.is_some() {
             return self.pump_ending(stream, scratch);
         }
+        let shared = self.back.is_shared();
+        self.set_back_ready(shared, shared);
         let more_up = self.pump_up(stream, scratch, now);
         let more_down = self.ending.is_none() && self.pump_down(stream, scratch, now);
         match &self.ending {
@@ -273,8 +316,8 @@ impl Relay {
             match frame.map_err(|e| End { code: e.close_code(), reason: e.to_string() })? {
                 None => return Ok(()),
                 Some(Frame::Data(payload)) => {
-                    let seen = self.tracker.receive(payload).map_err(|e| End { code: 1008, reason: e.to_string() })?;
-                    self.ticket.meter.add_up(payload.len(), (seen.inputs > 0).then_some(now));
+                    let (payload, input) = self.tracker.pass(payload)?;
+                    self.ticket.meter.add_up(payload.len(), input.then_some(now));
                     match write_some(&mut self.back, &mut self.back_writable, &self.up, payload) {
                         _ if self.lost.is_some() => {}
                         Ok(rest) => self.up.extend_from_slice(rest),
@@ -329,6 +372,10 @@ impl Relay {
     fn pump_down(&mut self, stream: &mut Stream, scratch: &mut Scratch, now: Instant) -> bool {
         let mut budget = QUANTUM;
         while self.back_readable && budget > 0 && !stream.is_blocked() {
+            if self.back.takes_mark() && stream.send(&EMPTY_FRAME).is_err() {
+                self.close(stream, End::new(1006, "connection lost"), now);
+                return false;
+            }
             let Some(room) = scratch.down.get_mut(HEADER_ROOM..HEADER_ROOM + READ_BYTES) else { return false };
             match self.back.read(room) {
                 Ok(0) => {
@@ -368,7 +415,7 @@ impl Drop for Relay {
 
 /// Writes `payload` unless earlier bytes wait; returns what is left of it.
 fn write_some<'a>(
-    back: &mut UnixStream,
+    back: &mut Back,
     writable: &mut bool,
     waiting: &[u8],
     payload: &'a [u8],

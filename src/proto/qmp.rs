@@ -165,6 +165,24 @@ pub enum VmEvent {
     Stop,
     /// They go on.
     Resume,
+    /// The machine was reset.
+    Reset {
+        /// The guest did it.
+        guest: bool,
+        /// `guest-reset`, `host-qmp-system-reset`, …
+        reason: String,
+    },
+    /// A disk could not be read or written.
+    BlockIoError {
+        /// The disk's name.
+        device: String,
+        /// The host has no room left.
+        nospace: bool,
+        /// QEMU stops the guest because of it.
+        stops: bool,
+    },
+    /// The guest's kernel crashed.
+    GuestPanicked,
     /// Anything else, by name.
     Other(String),
 }
@@ -178,6 +196,16 @@ pub fn classify(name: &str, data: Option<&Value>) -> VmEvent {
             guest: field("guest").and_then(Value::as_bool).unwrap_or(false),
             reason: field("reason").and_then(Value::as_str).unwrap_or("").to_owned(),
         },
+        "RESET" => VmEvent::Reset {
+            guest: field("guest").and_then(Value::as_bool).unwrap_or(false),
+            reason: field("reason").and_then(Value::as_str).unwrap_or("").to_owned(),
+        },
+        "BLOCK_IO_ERROR" => VmEvent::BlockIoError {
+            device: field("device").and_then(Value::as_str).unwrap_or("").to_owned(),
+            nospace: field("nospace").and_then(Value::as_bool).unwrap_or(false),
+            stops: field("action").and_then(Value::as_str) == Some("stop"),
+        },
+        "GUEST_PANICKED" => VmEvent::GuestPanicked,
         "STOP" => VmEvent::Stop,
         "RESUME" => VmEvent::Resume,
         other => VmEvent::Other(other.to_owned()),
@@ -224,6 +252,27 @@ mod tests {
         let Event::Event { name, data } = &got[4] else { panic!("{got:?}") };
         let shutdown = VmEvent::Shutdown { guest: true, reason: "guest-shutdown".into() };
         assert_eq!(classify(name, data.as_ref()), shutdown);
+    }
+
+    #[test]
+    fn what_changes_a_vms_life_is_told_from_the_rest() {
+        let full =
+            json!({"device": "hd0", "nospace": true, "action": "stop", "operation": "write", "reason": "No space"});
+        let error = |nospace, stops| VmEvent::BlockIoError { device: "hd0".into(), nospace, stops };
+        assert_eq!(classify("BLOCK_IO_ERROR", Some(&full)), error(true, true));
+        let other = json!({"device": "hd0", "nospace": false, "action": "report"});
+        assert_eq!(classify("BLOCK_IO_ERROR", Some(&other)), error(false, false));
+        let reset = json!({"guest": true, "reason": "guest-reset"});
+        let expected = VmEvent::Reset { guest: true, reason: "guest-reset".into() };
+        assert_eq!(classify("RESET", Some(&reset)), expected);
+        assert_eq!(classify("GUEST_PANICKED", None), VmEvent::GuestPanicked);
+        assert_eq!(classify("STOP", None), VmEvent::Stop);
+        assert_eq!(classify("RESUME", None), VmEvent::Resume);
+        assert_eq!(classify("VNC_CONNECTED", None), VmEvent::Other("VNC_CONNECTED".into()));
+        for broken in [json!(null), json!([]), json!({"device": 1, "nospace": "yes", "action": {}})] {
+            let expected = VmEvent::BlockIoError { device: String::new(), nospace: false, stops: false };
+            assert_eq!(classify("BLOCK_IO_ERROR", Some(&broken)), expected);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! RFB, what a VNC client sends (RFC 6143 7, the extensions of QEMU and noVNC): followed, not understood.
 //!
-//! The relay needs to know two things of a browser's bytes: is there input (keys, pointer), and is it RFB at all. Messages are framed
-//! by their lengths; payloads pass by uncopied. Kept between calls: one cut message head, at most [`HEAD_MAX`] bytes.
+//! The relay needs to know of a browser's bytes: is there input (keys, pointer), is it RFB at all, and, for somebody who may only look,
+//! which messages ask for pictures and change nothing. Messages are framed by their lengths; payloads pass by uncopied. Kept between calls: one cut message head, at most [`HEAD_MAX`] bytes.
 
 use std::fmt;
 
@@ -55,8 +55,8 @@ enum State {
     Init,
     /// Between messages, or inside the head of one.
     Head,
-    /// So many bytes of a message pass by.
-    Skip(u64),
+    /// So many bytes of a message pass by; true where who only looks may send it.
+    Skip(u64, bool),
 }
 
 /// Follows one client; see the file's page.
@@ -77,8 +77,19 @@ impl Default for ClientTracker {
 enum Framed {
     /// The head needs to be so long before its length is known.
     Needs(usize),
-    /// The whole message has so many bytes; true for input.
-    Whole(u64, bool),
+    /// The whole message has so many bytes.
+    Whole(u64, Kind),
+}
+
+/// What a message does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A key or the pointer.
+    Input,
+    /// Changes the guest or its screen for everybody otherwise.
+    Change,
+    /// Says what one's own pictures are to be like, or asks for them.
+    Look,
 }
 
 impl ClientTracker {
@@ -86,27 +97,43 @@ impl ClientTracker {
     ///
     /// # Errors
     /// See [`RfbError`].
-    pub fn receive(&mut self, mut bytes: &[u8]) -> Result<Seen, RfbError> {
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Seen, RfbError> {
+        self.follow(bytes, None)
+    }
+
+    /// Follows the next bytes and appends to `out` those that who only looks may send, which is never input.
+    ///
+    /// # Errors
+    /// See [`RfbError`].
+    pub fn pick_looks(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), RfbError> {
+        self.follow(bytes, Some(out)).map(drop)
+    }
+
+    fn follow(&mut self, mut bytes: &[u8], mut out: Option<&mut Vec<u8>>) -> Result<Seen, RfbError> {
         let mut seen = Seen::default();
         while !bytes.is_empty() {
             match self.state {
-                State::Skip(left) => {
+                State::Skip(left, looks) => {
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    bytes = bytes.get(take..).unwrap_or_default();
+                    let (passing, rest) = bytes.split_at_checked(take).unwrap_or((bytes, &[]));
+                    if let Some(out) = out.as_mut().filter(|_| looks) {
+                        out.extend_from_slice(passing);
+                    }
+                    bytes = rest;
                     let left = left - take as u64;
-                    self.state = if left == 0 { State::Head } else { State::Skip(left) };
+                    self.state = if left == 0 { State::Head } else { State::Skip(left, looks) };
                 }
-                State::Version => self.collect(&mut bytes, 12, |head| {
+                State::Version => self.collect(&mut bytes, &mut out, 12, |head| {
                     let good = head.starts_with(b"RFB 003.00") && head.ends_with(b"\n");
                     if good { Ok(State::Security) } else { Err(RfbError::BadVersion) }
                 })?,
-                State::Security => self.collect(&mut bytes, 1, |head| match head {
+                State::Security => self.collect(&mut bytes, &mut out, 1, |head| match head {
                     [1] => Ok(State::Init),
                     [other, ..] => Err(RfbError::BadSecurity(*other)),
                     [] => Ok(State::Security),
                 })?,
-                State::Init => self.collect(&mut bytes, 1, |_| Ok(State::Head))?,
-                State::Head => self.take_message(&mut bytes, &mut seen)?,
+                State::Init => self.collect(&mut bytes, &mut out, 1, |_| Ok(State::Head))?,
+                State::Head => self.take_message(&mut bytes, &mut out, &mut seen)?,
             }
         }
         Ok(seen)
@@ -116,31 +143,46 @@ impl ClientTracker {
     fn collect(
         &mut self,
         bytes: &mut &[u8],
+        out: &mut Option<&mut Vec<u8>>,
         length: usize,
         next: impl Fn(&[u8]) -> Result<State, RfbError>,
     ) -> Result<(), RfbError> {
         self.fill(bytes, length);
         if self.len == length {
-            self.state = next(self.head.get(..length).unwrap_or_default())?;
+            let head = self.head.get(..length).unwrap_or_default();
+            self.state = next(head)?;
+            if let Some(out) = out {
+                out.extend_from_slice(head);
+            }
             self.len = 0;
         }
         Ok(())
     }
 
-    fn take_message(&mut self, bytes: &mut &[u8], seen: &mut Seen) -> Result<(), RfbError> {
+    fn take_message(
+        &mut self,
+        bytes: &mut &[u8],
+        out: &mut Option<&mut Vec<u8>>,
+        seen: &mut Seen,
+    ) -> Result<(), RfbError> {
         let mut needs = 1;
         loop {
             self.fill(bytes, needs);
             if self.len < needs {
                 return Ok(());
             }
-            match frame(self.head.get(..self.len).unwrap_or_default())? {
+            let head = self.head.get(..self.len).unwrap_or_default();
+            match frame(head)? {
                 Framed::Needs(more) => needs = more,
-                Framed::Whole(length, input) => {
-                    seen.inputs += u32::from(input);
+                Framed::Whole(length, kind) => {
+                    seen.inputs += u32::from(kind == Kind::Input);
+                    let looks = kind == Kind::Look;
+                    if let Some(out) = out.as_mut().filter(|_| looks) {
+                        out.extend_from_slice(head);
+                    }
                     let left = length.saturating_sub(self.len as u64);
                     self.len = 0;
-                    self.state = if left == 0 { State::Head } else { State::Skip(left) };
+                    self.state = if left == 0 { State::Head } else { State::Skip(left, looks) };
                     return Ok(());
                 }
             }
@@ -161,44 +203,46 @@ impl ClientTracker {
 
 /// Frames a message by its first bytes (7.5; QEMU docs/interop/vnc; noVNC's extended pointer event).
 fn frame(head: &[u8]) -> Result<Framed, RfbError> {
-    let whole = |length: u64| Ok(Framed::Whole(length, false));
+    let look = |length: u64| Ok(Framed::Whole(length, Kind::Look));
+    let change = |length: u64| Ok(Framed::Whole(length, Kind::Change));
+    let input = |length: u64| Ok(Framed::Whole(length, Kind::Input));
     match head {
         [] => Ok(Framed::Needs(1)),
         // SetPixelFormat
-        [0, ..] => whole(20),
+        [0, ..] => look(20),
         // SetEncodings
         [2, _, a, b, ..] => match u16::from_be_bytes([*a, *b]) {
             count if count > ENCODINGS_MAX => Err(RfbError::TooLong),
-            count => whole(4 + 4 * u64::from(count)),
+            count => look(4 + 4 * u64::from(count)),
         },
         [2, ..] => Ok(Framed::Needs(4)),
         // FramebufferUpdateRequest
-        [3, ..] => whole(10),
+        [3, ..] => look(10),
         // KeyEvent
-        [4, ..] => Ok(Framed::Whole(8, true)),
+        [4, ..] => input(8),
         // PointerEvent; with the top bit of the mask set there is one more byte of buttons
-        [5, mask, ..] => Ok(Framed::Whole(if mask & 0x80 != 0 { 7 } else { 6 }, true)),
+        [5, mask, ..] => input(if mask & 0x80 != 0 { 7 } else { 6 }),
         [5] => Ok(Framed::Needs(2)),
         // ClientCutText; a negative length is that of the extended clipboard
         [6, _, _, _, a, b, c, d, ..] => match i32::from_be_bytes([*a, *b, *c, *d]).unsigned_abs() {
             length if length > CUT_TEXT_MAX => Err(RfbError::TooLong),
-            length => whole(8 + u64::from(length)),
+            length => change(8 + u64::from(length)),
         },
         [6, ..] => Ok(Framed::Needs(8)),
         // EnableContinuousUpdates
-        [150, ..] => whole(10),
+        [150, ..] => look(10),
         // ClientFence
-        [248, _, _, _, _, _, _, _, length, ..] if *length <= 64 => whole(9 + u64::from(*length)),
+        [248, _, _, _, _, _, _, _, length, ..] if *length <= 64 => look(9 + u64::from(*length)),
         [248, _, _, _, _, _, _, _, _, ..] => Err(RfbError::TooLong),
         [248, ..] => Ok(Framed::Needs(9)),
         // xvp
-        [250, ..] => whole(4),
+        [250, ..] => change(4),
         // SetDesktopSize
-        [251, _, _, _, _, _, screens, ..] => whole(8 + 16 * u64::from(*screens)),
+        [251, _, _, _, _, _, screens, ..] => change(8 + 16 * u64::from(*screens)),
         [251, ..] => Ok(Framed::Needs(7)),
         // QEMU: extended key event, or audio
-        [255, 0, ..] => Ok(Framed::Whole(12, true)),
-        [255, 1, _, operation, ..] => whole(if *operation == 2 { 10 } else { 4 }),
+        [255, 0, ..] => input(12),
+        [255, 1, _, operation, ..] => change(if *operation == 2 { 10 } else { 4 }),
         [255, 1, ..] => Ok(Framed::Needs(4)),
         [255] => Ok(Framed::Needs(2)),
         [other, ..] => Err(RfbError::UnknownMessage(*other)),
@@ -257,7 +301,48 @@ mod tests {
         assert_eq!(after(&[2, 0, 0xff, 0xff]), Err(RfbError::TooLong));
     }
 
+    /// What who only looks may send of these bytes.
+    fn looks(bytes: &[u8], cuts: &[usize]) -> Result<Vec<u8>, RfbError> {
+        let mut tracker = ClientTracker::default();
+        let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([bytes.len()]).collect();
+        bounds.sort_unstable();
+        let (mut from, mut out) = (0, Vec::new());
+        for to in bounds {
+            tracker.pick_looks(&bytes[from..to], &mut out)?;
+            from = to;
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn who_only_looks_may_ask_for_pictures_and_nothing_else() {
+        let mut wanted = HELLO.to_vec();
+        wanted.extend([0; 20]);
+        wanted.extend([2, 0, 0, 2, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x21]);
+        wanted.extend([3, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
+        wanted.extend([248, 0, 0, 0, 0, 0, 0, 1, 2, 9, 9]);
+        wanted.extend([150, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
+        assert_eq!(looks(&talk(), &[]).unwrap(), wanted);
+        assert_eq!(inputs(&wanted, &[]), Ok(0));
+    }
+
     proptest::proptest! {
+        #[test]
+        fn whatever_is_sent_and_however_it_is_cut_no_input_passes_who_only_looks(
+            tail in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            cuts in proptest::collection::vec(0..400usize, 0..12),
+        ) {
+            let bytes = [&talk(), tail.as_slice()].concat();
+            let mut tracker = ClientTracker::default();
+            let mut out = Vec::new();
+            // What came before a mistake may have been written on.
+            let _ = tracker.pick_looks(&bytes, &mut out);
+            proptest::prop_assert_eq!(inputs(&out, &[]), Ok(0));
+            if let (Ok(whole), Ok(cut)) = (looks(&bytes, &[]), looks(&bytes, &cuts)) {
+                proptest::prop_assert_eq!(whole, cut);
+            }
+        }
+
         #[test]
         fn cutting_the_bytes_changes_nothing(cuts in proptest::collection::vec(0..1000usize, 0..12)) {
             proptest::prop_assert_eq!(inputs(&talk(), &cuts), Ok(4));

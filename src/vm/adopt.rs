@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{disks, janitor, real, stop, watch};
+use super::{disks, janitor, lifetime, real, stop, supervise, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -73,8 +73,13 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
             return gone(cx, row, "qemu did not answer after a restart of the server").await;
         }
     }
+    if let Err(e) = process.connect_serial(cx) {
+        log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
+    }
     let Ok(vm) = real::live(cx, row, &process) else { return false };
+    lifetime::take_back(cx, &vm).await;
     watch::begin(cx, &vm);
+    supervise::look(cx, &process);
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
     if row.state == VmState::Stopping {
         let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));

@@ -91,8 +91,12 @@ pub enum Undo {
 pub trait World {
     /// A started QEMU.
     type Qemu: Clone;
+    /// Room on the host, given back when it is dropped.
+    type Room;
     /// Finds the image and looks into it.
     async fn check_image(&self, wish: &Wish) -> Result<Image, Problem>;
+    /// Looks whether the host has room, and holds it while the launch goes on.
+    async fn check_room(&self, wish: &Wish) -> Result<Self::Room, Problem>;
     /// Takes the row and the ports, in one transaction.
     async fn reserve(&self, wish: &Wish, image: &Image) -> Result<Reserved, Problem>;
     /// Waits a while for a VM that is on its way out.
@@ -129,6 +133,8 @@ const WAITS_FOR_END: usize = 3;
 pub async fn launch<W: World>(world: &W, wish: &Wish, gone: &Cancel) -> Result<(VmRow, How), Problem> {
     gone.check()?;
     let image = world.check_image(wish).await?;
+    gone.check()?;
+    let _room = world.check_room(wish).await?;
     gone.check()?;
     let mut reserved = world.reserve(wish, &image).await?;
     for _ in 0..WAITS_FOR_END {
@@ -209,13 +215,20 @@ struct Launch {
 pub struct Launches {
     by_user: Rc<RefCell<HashMap<String, Rc<Launch>>>>,
     gate: Gate,
+    promised: Rc<Cell<u64>>,
 }
 
 impl Launches {
     /// Room for `at_once` starting QEMUs; further launches wait their turn.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
-        Self { by_user: Rc::default(), gate: Gate::new(at_once) }
+        Self { by_user: Rc::default(), gate: Gate::new(at_once), promised: Rc::default() }
+    }
+
+    /// Memory in MiB that launches under way were promised.
+    #[must_use]
+    pub fn promised(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.promised)
     }
 
     /// Users whose VM is being started.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The steps, in their order.
-const STEPS: [&str; 7] = ["check_image", "reserve", "prepare", "spawn", "record", "ready", "mark_running"];
+const STEPS: [&str; 8] =
+    ["check_image", "check_room", "reserve", "prepare", "spawn", "record", "ready", "mark_running"];
 
 /// A world that does what the script says and remembers what is there.
 #[derive(Clone, Default)]
@@ -75,6 +76,7 @@ fn row(state: VmState) -> VmRow {
 
 impl World for Script {
     type Qemu = ();
+    type Room = ();
 
     async fn check_image(&self, _: &Wish) -> Result<Image, Problem> {
         self.step("check_image")?;
@@ -87,6 +89,10 @@ impl World for Script {
             new_kept: None,
             kept_gb: None,
         })
+    }
+
+    async fn check_room(&self, _: &Wish) -> Result<(), Problem> {
+        self.step("check_room")
     }
 
     async fn reserve(&self, _: &Wish, _: &Image) -> Result<Reserved, Problem> {
@@ -203,7 +209,7 @@ fn every_failure_at_every_step_with_every_vanished_client_ends_whole_or_with_not
             cases += 1;
         }
     }
-    assert_eq!(cases, 64);
+    assert_eq!(cases, 81);
 }
 
 #[test]

@@ -19,17 +19,22 @@ pub mod hypervisor;
 pub mod image;
 pub mod janitor;
 pub mod launch;
+pub mod lifetime;
 pub mod monitor;
 pub mod process;
 pub mod programs;
 pub mod real;
+pub mod restart;
+pub mod room;
 pub mod snapshots;
 pub mod stop;
+pub mod supervise;
 pub mod tool;
 pub mod watch;
 
 use crate::db::vms::{VmRow, VmState};
 use crate::net::relay::Meter;
+use crate::proto::problem::Problem;
 use crate::reactor::task::Latch;
 use process::Process;
 use serde_json::{Value, json};
@@ -39,6 +44,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
+use supervise::Pause;
 
 /// A VM's name: 48 random bits, shown as 12 hex digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +94,16 @@ pub struct Vm {
     pub job: RefCell<Option<Job>>,
     /// Why it is about to end, once somebody asked for it: `stopped by user`.
     pub wish: RefCell<Option<String>>,
+    /// How long it may run.
+    pub lifetime: lifetime::Lifetime,
+    /// Set when somebody asked for its end.
+    pub leaving: Latch<()>,
+    /// Set while QEMU is ended for another to be started in its place; the latch tells how that went.
+    pub again: RefCell<Option<Latch<Result<(), Problem>>>>,
+    /// Why the guest stands still, if it does.
+    pub paused: Cell<Option<Pause>>,
+    /// Links (their tokens' hashes) that were used and have not ended; the latch tells of a revocation.
+    pub shares: RefCell<HashMap<[u8; 32], Latch<()>>>,
     /// Set when its end is in the database.
     pub ended: Latch<VmRow>,
     /// Open screens.
@@ -119,7 +135,7 @@ impl Vm {
     /// Seconds since the last key or pointer message.
     #[must_use]
     pub fn idle_seconds(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.meter.input.get().unwrap_or(self.since)).as_secs()
+        now.saturating_duration_since(self.last_input()).as_secs()
     }
 }
 
@@ -139,6 +155,12 @@ pub fn vnc_socket(run_dir: &Path) -> PathBuf {
 #[must_use]
 pub fn qmp_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("qmp.sock")
+}
+
+/// The serial console's socket in a VM's folder.
+#[must_use]
+pub fn serial_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("serial.sock")
 }
 
 /// All live VMs and their processes.
@@ -230,6 +252,7 @@ impl Vms {
 /// The `vm` object of the contract: the row, and what only memory knows.
 #[must_use]
 pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
+    let expiry = live.and_then(|vm| vm.expiry(now));
     let live_state = matches!(row.state, VmState::Starting | VmState::Running | VmState::Stopping);
     json!({
         "vmid": row.vmid,
@@ -247,7 +270,10 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "created_at": row.created_at.round_to_second(),
         "started_at": row.started_at.map(RoundToSecond::round_to_second),
         "ended_at": row.ended_at.map(RoundToSecond::round_to_second),
-        "expires_at": null,
+        "expires_at": expiry.map(|expiry| lifetime::wall_clock(expiry.at, now).round_to_second()),
+        "expires_because": expiry.map(|expiry| expiry.why.word()),
+        "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
+        "idle_limit_s": live.and_then(|vm| vm.lifetime.idle).map(|limit| limit.as_secs()),
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.get() > 0),
         "disk": row.disk,
@@ -255,6 +281,7 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "job": live.and_then(|vm| vm.job.borrow().clone()).map(|job| {
             json!({ "what": job.what, "name": job.name, "percent": job.percent })
         }),
+        "paused": live.and_then(|vm| vm.paused.get()).map(Pause::word),
         "exit": row.exit,
     })
 }

@@ -4,8 +4,10 @@
 //! the server that started it lives; they go to the log with `vmid=`, and the last lines are kept for the VM's `exit`.
 
 use super::monitor::{Failed, Monitor};
-use super::{Vmid, qmp_socket};
+use super::supervise::Ration;
+use super::{Vmid, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
+use crate::net::line::{Flow, Line};
 use crate::proto::qmp::VmEvent;
 use crate::reactor::task::Latch;
 use crate::sys::child::Child;
@@ -13,6 +15,7 @@ use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::signal::Signal;
 use crate::vm::args::Accel;
 use mio::Token;
+use mio::net::UnixStream;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,6 +34,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 
 /// Lines of a tool's output kept: a list of snapshots is long, and bounded.
 const TOOL_LINES: usize = 20_000;
+/// Between two turns of a guest that writes to its serial console without end.
+const SERIAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// See the file's page.
 pub struct Process {
@@ -54,10 +59,14 @@ pub struct Process {
     /// Of a tool, not a QEMU: its standard output.
     answer: Option<RefCell<Vec<String>>>,
     monitor: RefCell<Option<Monitor>>,
+    /// Its serial console, shared by all who look at it; a QEMU that follows this one takes it over.
+    pub line: RefCell<Line>,
     /// Set when it is gone.
     pub exit: Latch<Exit>,
     /// The guest turned itself off.
     pub guest_shutdown: Cell<bool>,
+    /// Bounds what its events cost.
+    pub ration: Ration,
     /// KVM gave up in the middle of the guest.
     pub kvm_broke: Cell<bool>,
 }
@@ -163,8 +172,10 @@ impl Process {
             tail: RefCell::default(),
             answer,
             monitor: RefCell::default(),
+            line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
+            ration: Ration::default(),
             kvm_broke: Cell::new(false),
         });
         cx.vms.insert_process(std::rc::Rc::clone(&process));
@@ -191,6 +202,36 @@ impl Process {
         }
         greeting.wait().await;
         self.execute("qmp_capabilities", None).await.map(drop)
+    }
+
+    /// Connects the serial console, unless it is. QEMU takes one client on it: this one.
+    ///
+    /// # Errors
+    /// QEMU has no such socket, or its one place in the queue is taken.
+    pub fn connect_serial(&self, house: &House) -> std::io::Result<()> {
+        let line = self.line.borrow();
+        if line.is_joined() || self.exit.get().is_some() {
+            return Ok(());
+        }
+        let mut socket = UnixStream::connect(serial_socket(&self.run_dir))?;
+        let token = house.io.add(&mut socket, Owner::Serial(self.id))?;
+        line.join(socket, token);
+        Ok(())
+    }
+
+    /// An event of the serial console, or its next turn.
+    pub fn on_serial(&self, house: &House, writable: bool) {
+        match self.line.borrow().on_ready(writable) {
+            Flow::Blocked => {}
+            Flow::More => house.clock.at(house.now() + SERIAL_PAUSE, Owner::Serial(self.id)),
+            Flow::Ended => self.end_serial(house),
+        }
+    }
+
+    fn end_serial(&self, house: &House) {
+        if let Some((mut socket, token)) = self.line.borrow().part() {
+            house.io.remove(&mut socket, token);
+        }
     }
 
     /// Runs a QMP command.
@@ -231,11 +272,7 @@ impl Process {
             monitor.on_ready(cx, |event| events.push(event));
         }
         for event in events {
-            match event {
-                VmEvent::Shutdown { guest, .. } => self.guest_shutdown.set(guest),
-                VmEvent::Stop => super::watch::look_why_it_stopped(cx, self),
-                other => log::debug!(vmid:% = self.vmid; "qemu event {other:?}"),
-            }
+            super::supervise::on_event(cx, self, &event);
         }
     }
 
@@ -290,6 +327,9 @@ impl Process {
             });
             monitor.end(house);
         }
+        // So may the guest's last words.
+        while self.line.borrow().on_ready(true) == Flow::More {}
+        self.end_serial(house);
         for pipe in [&self.stdout, &self.stderr] {
             if let Some(pipe) = pipe.borrow_mut().take() {
                 house.io.remove_fd(pipe.file.as_raw_fd(), pipe.token);

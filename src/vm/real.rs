@@ -2,8 +2,9 @@
 
 use super::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use super::launch::{Image, Undo, Wish, World};
+use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, disks, image, vnc_socket, watch};
+use super::{Vm, Vmid, disks, image, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -58,6 +59,7 @@ pub(super) fn vmid_of(row: &VmRow) -> Result<Vmid, Problem> {
 
 impl World for Cx {
     type Qemu = Rc<Process>;
+    type Room = room::Promise;
 
     async fn check_image(&self, wish: &Wish) -> Result<Image, Problem> {
         let config = Arc::clone(&self.config);
@@ -67,6 +69,10 @@ impl World for Cx {
             image::media(&config, profile, &wish)
         })
         .await?
+    }
+
+    async fn check_room(&self, wish: &Wish) -> Result<room::Promise, Problem> {
+        room::take(self, wish).await
     }
 
     async fn reserve(&self, wish: &Wish, image: &Image) -> Result<Reserved, Problem> {
@@ -189,6 +195,11 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         process: RefCell::new(Rc::clone(process)),
         job: RefCell::default(),
         wish: RefCell::default(),
+        lifetime: Lifetime::of(cx, row),
+        leaving: Latch::default(),
+        again: RefCell::default(),
+        paused: Cell::new(None),
+        shares: RefCell::default(),
         ended: Latch::default(),
         viewers: Cell::new(0),
         meter: Rc::default(),
@@ -268,6 +279,11 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
         Either::Second(None) => Err(qemu_problem(&format!("it was not ready after {} seconds", limit.as_secs()))),
         Either::Second(Some(result)) => {
             // QEMU may have closed its monitor because it is exiting: its last words say more.
+            if result.is_ok()
+                && let Err(e) = process.connect_serial(cx)
+            {
+                log::warn!(vmid:% = process.vmid; "its serial console does not answer: {e}");
+            }
             match (result, process.exit.get()) {
                 (Err(_), Some(exit)) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
                 (Err(problem), None) => match cx.within(BANNER_WAIT, process.exit.wait()).await {

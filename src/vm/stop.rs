@@ -21,6 +21,7 @@ pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow,
     if vm.wish.borrow().is_none() {
         vm.wish.replace(Some(why.to_owned()));
     }
+    vm.leaving.set(());
     let stopping =
         vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
     // A database that is away must not keep a VM alive.

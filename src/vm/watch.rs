@@ -1,37 +1,46 @@
 //! Accompanies a running VM to its end and writes down why it ended.
 //!
-//! One story a VM. It wakes when the process is gone, puts it under TCG once if it was KVM that died and not the guest, and otherwise ends the
-//! VM: row, ports, screens, folder. A database that is away only delays the row; the screens are told at once.
+//! One story a VM. It wakes when the process is gone, starts another in its place if that was asked for or if it was KVM that died and not the
+//! guest, and otherwise ends the VM: row, ports, screens, folder. A database that is away only delays the row; the screens are told at once.
 
-use super::args::{Accel, BootOrder};
+use super::args::Accel;
 use super::process::Process;
-use super::real;
-use super::{Vm, image};
+use super::{Vm, lifetime, real, restart};
 use crate::db::vms::VmState;
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
-use crate::proto::problem::Problem;
 use crate::sys::pidfd::Exit;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Starts the story for a VM that runs.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
+    lifetime::begin(cx, vm);
     let (cx, vm) = (Rc::clone(cx), Rc::clone(vm));
     let spawner = cx.spawner.clone();
     spawner.spawn("watch vm", async move {
-        let exit = loop {
+        let (exit, failure) = loop {
             let process = Rc::clone(&vm.process.borrow());
             let exit = process.exit.wait().await;
-            if !process.kvm_broke.get() || vm.wish.borrow().is_some() {
-                break exit;
+            let asked = vm.again.borrow().clone();
+            let accel = match process.kvm_broke.get() {
+                true => Some(Accel::Tcg),
+                false => asked.as_ref().map(|_| cx.hypervisor.accel()),
+            };
+            let outcome = match accel {
+                None => break (exit, None),
+                Some(_) if vm.leaving.get().is_some() => Err(restart::being_stopped()),
+                Some(accel) => restart::start_again(&cx, &vm, accel).await,
+            };
+            vm.again.replace(None);
+            if let Some(asked) = asked {
+                asked.set(outcome.clone());
             }
-            if let Err(problem) = restart_under_tcg(&cx, &vm).await {
-                log::error!(vmid:% = vm.vmid; "it could not be started under TCG: {}", problem.detail);
-                break exit;
+            if let Err(problem) = outcome {
+                log::error!(vmid:% = vm.vmid; "it could not be started again: {}", problem.detail);
+                break (exit, Some(problem.detail));
             }
         };
-        end(&cx, &vm, exit).await;
+        end(&cx, &vm, exit, failure).await;
     });
 }
 
@@ -53,38 +62,13 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
     });
 }
 
-async fn restart_under_tcg(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
-    // The browsers' pages connect again by themselves, to the new screen.
-    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1011, "the VM starts again")));
-    let row = vm.row.borrow().clone();
-    let (config, row_too) = (Arc::clone(&cx.config), row.clone());
-    let found = cx.disk(move || {
-        let gone = || Problem::internal("the profile is gone");
-        let profile = config.profiles.get(&row_too.profile).ok_or_else(gone)?;
-        image::cd_again(&config, profile, &row_too.user_id, &row_too.iso)
-    });
-    let cd = found.await??;
-    let process = real::spawn_qemu(cx, &row, cd.as_deref(), BootOrder::Disk, Accel::Tcg).await?;
-    if let Err(problem) = real::wait_ready(cx, &process).await {
-        real::kill(cx, &process).await;
-        return Err(problem);
-    }
-    let accel = Some(real::accel_name(process.accel));
-    let moved =
-        crate::db::vms::set_process(&cx.db, row.vmid.clone(), process.pid, process.start, super::boot_id(), accel);
-    if let Some(row) = cx.db(moved).await? {
-        vm.row.replace(row);
-    }
-    vm.process.replace(process);
-    cx.bus.publish(vm, cx.now());
-    Ok(())
-}
-
-async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit) {
+/// `failure` says why there is no other QEMU in the place of the one that is gone.
+async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     let process = Rc::clone(&vm.process.borrow());
     let wish = vm.wish.borrow().clone();
     let (state, why) = match wish {
         Some(wish) => (VmState::Stopped, wish),
+        None if failure.is_some() => (VmState::Failed, failure.unwrap_or_default()),
         None if process.guest_shutdown.get() => (VmState::Stopped, "guest shutdown".to_owned()),
         None if exit == Exit::Code(0) => (VmState::Stopped, real::exit_text(exit, None)),
         None => (VmState::Failed, real::exit_text(exit, process.last_line())),

@@ -1,13 +1,15 @@
-//! `GET /ws/{http_port}`: joins a browser to its VM's screen.
+//! `GET /ws/{http_port}` and `GET /ws/{http_port}/serial`: joins a browser to its VM's screen or serial console.
 //!
-//! The connection to QEMU is made before the browser hears anything. QEMU's VNC socket has a backlog of one, so in a burst `connect`
+//! A screen is a connection to QEMU of its own, made before the browser hears anything; the serial console has one for all (`net::line`). QEMU's VNC socket has a backlog of one, so in a burst `connect`
 //! says EAGAIN with no event to follow: it is tried again from a timer.
 
 use super::Req;
-use super::origin;
+use super::session::TokenHash;
+use super::{origin, shares};
 use crate::db::events::{self, Connection};
 use crate::house::{Cx, House};
-use crate::net::relay::{End, Meter, Relay, Ticket};
+use crate::net::back::Back;
+use crate::net::relay::{End, Meter, Relay, Ticket, Tracker};
 use crate::net::response::Response;
 use crate::proto::http::Method;
 use crate::proto::problem::Problem;
@@ -22,13 +24,39 @@ use std::time::Duration;
 /// Pauses between attempts to connect to QEMU; the last one repeats.
 const PAUSES_MS: [u64; 5] = [1, 2, 5, 10, 20];
 
-/// The story of an upgrade.
+/// What of a VM is looked at; the word is that of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Console {
+    Vnc,
+    Serial,
+}
+
+impl Console {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Vnc => "vnc",
+            Self::Serial => "serial",
+        }
+    }
+}
+
+/// `GET /ws/{http_port}`.
 pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    open(cx, req, Console::Vnc).await
+}
+
+/// `GET /ws/{http_port}/serial`.
+pub async fn serial(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    open(cx, req, Console::Serial).await
+}
+
+/// The story of an upgrade.
+async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Problem> {
     origin::check_upgrade(&req)?;
     if req.head.method != Method::Get {
         return Err(Problem::method_not_allowed("GET"));
     }
-    let caller = req.caller()?;
+    let viewer = viewer(&cx, &req).await?;
     let header = |name: &str| req.head.headers.get(name);
     let asked = Upgrade {
         upgrade: header("upgrade"),
@@ -40,16 +68,24 @@ pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let accepted = websocket::accept(&asked).map_err(|e| {
         Problem::new(e.status(), "websocket_expected", e.to_string()).with("sec-websocket-version", "13")
     })?;
-    let vm = req
-        .param(0)
-        .parse()
-        .ok()
-        .and_then(|port| cx.vms.by_http_port(port))
-        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
-        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
-    let back = connect(&cx, &vm.vnc_socket()).await?;
-    let ticket = ticket(&cx, &req, &vm)?;
-    let relay = Relay::new(back, Decoder::new(TextPolicy::Refuse), ClientTracker::default(), ticket);
+    let (back, text, tracker) = match console {
+        Console::Vnc => {
+            let back = Back::own(connect(&cx, &viewer.vm.vnc_socket()).await?);
+            let rfb = ClientTracker::default();
+            let tracker = if viewer.control { Tracker::Rfb(rfb) } else { Tracker::Looks(rfb, Vec::new()) };
+            (back, TextPolicy::Refuse, tracker)
+        }
+        Console::Serial => {
+            let tracker = if viewer.control { Tracker::Typed } else { Tracker::Mute };
+            (shared(&cx, &viewer.vm)?, TextPolicy::Accept, tracker)
+        }
+    };
+    // A link may have been revoked while QEMU was being connected.
+    if viewer.user.is_none() && !viewer.vm.shares.borrow().contains_key(&viewer.token) {
+        return Err(shares::gone());
+    }
+    let ticket = ticket(&cx, &req, viewer, console);
+    let relay = Relay::new(back, Decoder::new(text), tracker, ticket);
     let mut response = Response::empty(101)
         .with("upgrade", "websocket")
         .with("connection", "Upgrade")
@@ -59,6 +95,51 @@ pub async fn vnc(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     response.upgrade = Some(Box::new(relay));
     Ok(response)
+}
+
+/// Who looks at which VM, and what he may.
+struct Viewer {
+    vm: Rc<Vm>,
+    /// The account, unless a link was used.
+    user: Option<String>,
+    /// For the log: a login name, or which link.
+    name: String,
+    /// The hash of the token that lets him in.
+    token: TokenHash,
+    control: bool,
+}
+
+/// A link counts before the session: who tries the link he gave away sees what others see.
+async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
+    if let Some(token) = req.link()? {
+        let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
+        let name = format!("link {}", share.id);
+        return Ok(Viewer { vm, user: None, name, token: share.token_hash, control: share.control });
+    }
+    let caller = req.caller()?;
+    let vm = req
+        .param(0)
+        .parse()
+        .ok()
+        .and_then(|port| cx.vms.by_http_port(port))
+        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
+        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
+    let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
+    Ok(Viewer { vm, user, name, token: caller.token, control: true })
+}
+
+/// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
+fn shared(cx: &House, vm: &Vm) -> Result<Back, Problem> {
+    let process = Rc::clone(&vm.process.borrow());
+    let reader = match process.connect_serial(cx) {
+        Ok(()) => process.line.borrow().reader(),
+        Err(e) => {
+            log::warn!(vmid:% = vm.vmid; "its serial console does not answer: {e}");
+            let detail = "The VM's serial console does not answer right now. Try again in a moment.";
+            return Err(Problem::unavailable("console_away", detail, 2));
+        }
+    };
+    Ok(Back::Shared(reader))
 }
 
 async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
@@ -81,30 +162,30 @@ async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
 }
 
 /// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.
-fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>) -> Result<Ticket, Problem> {
-    let caller = req.caller()?;
+fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
+    let Viewer { vm, user, name, token, .. } = viewer;
     vm.viewers.set(vm.viewers.get() + 1);
-    cx.bus.publish(vm, cx.now());
+    cx.bus.publish(&vm, cx.now());
     let about = Connection {
         vmid: vm.vmid.to_string(),
-        user_id: Some(caller.user.id.clone()),
+        user_id: user,
         kind: "connect".into(),
-        console: "vnc".into(),
+        console: console.word().into(),
         ip: req.ip.to_string(),
         bytes_to_browser: 0,
         bytes_to_vm: 0,
         reason: String::new(),
     };
-    log::info!(vmid:% = vm.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "relay connected");
+    log::info!(vmid:% = vm.vmid, user = name.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
     write_down(cx, about.clone());
-    let (house, vm, login) = (Rc::clone(cx), Rc::clone(vm), caller.user.login.clone());
+    let house = Rc::clone(cx);
     let vm_number = vm.vmid.number();
     let meter = Rc::new(Meter::below(&vm.meter));
     let own = Rc::clone(&meter);
     let on_end = move |end: Option<&End>| {
         vm.viewers.set(vm.viewers.get().saturating_sub(1));
         let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
-        log::info!(vmid:% = vm.vmid, user = login.as_str();
+        log::info!(vmid:% = vm.vmid, user = name.as_str();
             "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());
         if vm.ended.get().is_none() {
             house.bus.publish(&vm, house.now());
@@ -118,7 +199,7 @@ fn ticket(cx: &Cx, req: &Req, vm: &Rc<Vm>) -> Result<Ticket, Problem> {
         };
         write_down(&house, left);
     };
-    Ok(Ticket { group: vm_number, session: caller.token, meter, on_end: Some(Box::new(on_end)) })
+    Ticket { group: vm_number, session: token, meter, on_end: Some(Box::new(on_end)) }
 }
 
 fn write_down(cx: &Cx, about: Connection) {

@@ -11,11 +11,13 @@ pub mod console;
 pub mod disks;
 pub mod events;
 pub mod isos;
+pub mod life;
 pub mod ops;
 pub mod origin;
 pub mod pages;
 pub mod proxy;
 pub mod session;
+pub mod shares;
 pub mod snapshots;
 pub mod throttle;
 pub mod uploads;
@@ -72,6 +74,14 @@ impl Req {
             .map_err(|e| Problem::bad_request("bad_query", e.to_string()))
     }
 
+    /// The token of a link, where the query has one.
+    ///
+    /// # Errors
+    /// 400 when the query is malformed.
+    pub fn link(&self) -> Result<Option<String>, Problem> {
+        Ok(self.query()?.get("share").map(str::to_owned))
+    }
+
     /// Who calls; only for routes that need somebody.
     ///
     /// # Errors
@@ -88,6 +98,8 @@ pub enum Access {
     Public,
     /// Who is signed in.
     User,
+    /// Who is signed in, or holds a link whose token is in the query; the handler looks at it.
+    UserOrLink,
     /// Administrators.
     Admin,
 }
@@ -148,11 +160,18 @@ pub static ROUTES: &[Route] = &[
     route!(Post "/vms/{vmid}/snapshots" User snapshots::create, "take a snapshot, with memory where the VM runs"),
     route!(Post "/vms/{vmid}/snapshots/{name}/restore" User snapshots::restore, "go back to a snapshot"),
     route!(Delete "/vms/{vmid}/snapshots/{name}" User snapshots::remove, "remove a snapshot"),
+    route!(Post "/vms/{vmid}/restart" User life::restart, "press its reset button, or switch it off and on"),
+    route!(Post "/vms/{vmid}/resume" User life::resume, "let a VM that stands still go on"),
+    route!(Post "/vms/{vmid}/keep" User life::keep, "keep a VM running that nobody uses"),
+    route!(Post "/vms/{vmid}/shares" User shares::create, "make a link to a VM's consoles"),
+    route!(Get "/vms/{vmid}/shares" User shares::list, "a VM's links"),
+    route!(Delete "/vms/{vmid}/shares/{id}" User shares::revoke, "end a link, and what it opened"),
     route!(Get "/profiles" User vms::profiles, "what I may start"),
     route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
-    route!(Get "/ws/{http_port}" User console::vnc, "the screen (websocket)"),
+    route!(Get "/ws/{http_port}" UserOrLink console::vnc, "the screen (websocket)"),
+    route!(Get "/ws/{http_port}/serial" UserOrLink console::serial, "the serial console (websocket)"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
@@ -198,6 +217,7 @@ async fn route(cx: &Cx, req: &mut Req) -> Result<Response, Problem> {
     match (route.access, caller) {
         // Whoever signs in may hold a dead cookie; a database that is away is told by the handler.
         (Access::Public, Ok(None) | Err(_)) => {}
+        (Access::UserOrLink, Ok(None) | Err(_)) if req.link()?.is_some() => {}
         (_, Err(problem)) => return Err(problem),
         (_, Ok(None)) => return Err(session::sign_in_first()),
         (access, Ok(Some(caller))) => {

@@ -65,7 +65,9 @@ impl Sessions {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), known: RefCell::default() }
     }
 
-    fn hash(&self, token: &str) -> TokenHash {
+    /// What may be stored of a token.
+    #[must_use]
+    pub fn hash(&self, token: &str) -> TokenHash {
         let tag = hmac::sign(&self.key, token.as_bytes());
         let mut hash = [0; 32];
         hash.copy_from_slice(tag.as_ref());

@@ -264,6 +264,8 @@ fn profile_json(profile: &Profile, user: &str) -> Value {
         "default_cpus": profile.default_cpus,
         "max_memory_mb": profile.max_memory_mb,
         "max_cpus": profile.max_cpus,
+        "idle_limit_s": profile.idle_limit.map(|limit| limit.as_secs()),
+        "time_limit_s": profile.time_limit.map(|limit| limit.as_secs()),
         "persistence": match profile.persistence {
             Persistence::Ephemeral => "ephemeral",
             Persistence::Persistent => "persistent",

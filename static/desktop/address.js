@@ -3,18 +3,41 @@
 // `path` comes from a link anybody can make up, so it is never used as it is: it must be a
 // console's path on this very server.
 
-/** Reads `?path=ws/6111&vmid=…&view=1`; null when the path is no console's. */
-export function readAddress(search) {
+/**
+ * Reads `?path=ws/6111&vmid=…&view=1`, or `?path=ws/6111/serial` where that is `wanted`; null when the path is no such console's.
+ * A link's token stands behind `#`, where no server and no log sees it.
+ */
+export function readAddress({ search, hash }, wanted = "") {
   const query = new URLSearchParams(search);
-  const port = /^ws\/(\d{1,5})$/.exec(query.get("path") ?? "")?.[1];
-  if (!port || Number(port) < 1 || Number(port) > 65535) return null;
+  const [, port, console] = /^ws\/(\d{1,5})(?:\/(serial))?$/.exec(query.get("path") ?? "") ?? [];
+  if (!port || (console ?? "") !== wanted || Number(port) < 1 || Number(port) > 65535) return null;
   const vmid = query.get("vmid") ?? "";
-  return { port: Number(port), vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1" };
+  const share = /^#share=([\w-]{16,128})$/.exec(hash)?.[1] ?? null;
+  return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", share };
 }
 
-/** The websocket's address on the server this page came from. */
-export function socketUrl(port) {
-  const url = new URL(`/ws/${port}`, location.href);
+/** The console's address on the server this page came from. */
+export function consoleUrl({ port, console, share }) {
+  const url = new URL(console ? `/ws/${port}/${console}` : `/ws/${port}`, location.href);
+  if (share) url.searchParams.set("share", share);
+  return url;
+}
+
+/** The same for a websocket. */
+export function socketUrl(address) {
+  const url = consoleUrl(address);
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   return url.href;
+}
+
+/** The page of the machine's other console, for the same person. */
+export function otherPage({ port, console, vmid, viewOnly, share }) {
+  const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(viewOnly && { view: "1" }) });
+  return `${console ? "/novnc/" : "/terminal/"}?${query}${share ? `#share=${share}` : ""}`;
+}
+
+/** Takes away what this person may not do: with a link there is no account, and who only looks touches nothing. */
+export function hideTools({ viewOnly, share }) {
+  const away = [viewOnly && "[data-control]", (viewOnly || share) && "[data-owner]"].filter(Boolean);
+  for (const tool of away.flatMap((which) => [...document.querySelectorAll(which)])) tool.hidden = true;
 }

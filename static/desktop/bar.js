@@ -47,7 +47,8 @@ function toggle(panel) {
   else giveBack();
 }
 
-function onChord(act) {
+/** Acts when Ctrl, Alt and Shift were pressed and released together. */
+export function onChord(act) {
   let armed = false;
   const held = (event) => event.ctrlKey && event.altKey && event.shiftKey;
   addEventListener("keydown", (event) => (armed = MODIFIERS.includes(event.key) && (armed || held(event))), true);

@@ -5,13 +5,7 @@
 // connection and is tried again, a little later each time. A refused handshake looks the same as a
 // lost network (code 1006), so before each new try `stillThere` asks the API.
 import RFB from "@novnc/novnc";
-
-const WAITS_MS = [500, 1000, 2000, 4000, 8000, 10000];
-
-/** How long to wait before try number `attempt`; spread, so that a class does not return as one. */
-function waitBefore(attempt) {
-  return WAITS_MS[Math.min(attempt, WAITS_MS.length - 1)] * (0.8 + Math.random() * 0.4);
-}
+import { waitBefore } from "../shared/retry.js";
 
 /** Keeps `target` connected to `url`. The callbacks tell the page; `prepare(rfb)` sets each RFB up. */
 export function keepConnected({ target, url, prepare, onConnecting, onConnected, onLost, onEnded, stillThere }) {

@@ -1,5 +1,6 @@
 // The machine behind the screen, as the API knows it: found by its id or by its websocket's port.
 import { call } from "../shared/api.js";
+import { consoleUrl } from "./address.js";
 import { ending, loss } from "../shared/words.js";
 import { $ } from "../shared/dom.js";
 
@@ -19,8 +20,13 @@ export async function find({ port, vmid }) {
   return vms.find((vm) => vm.http_port === port) ?? null;
 }
 
-/** Why no connection came about: `there` (try again), `stopped`, `signed-out` or `missing`. */
+/** Why no connection came about: `there` (try again), `stopped`, `signed-out`, `missing` or `forbidden`. */
 export async function stillThere(address) {
+  if (address.share) {
+    // Without an account only the console itself tells: it asks for a websocket, or knows of no such link.
+    const answer = await fetch(consoleUrl(address), { cache: "no-store" }).catch(() => null);
+    return answer?.status === 404 ? "forbidden" : "there";
+  }
   try {
     const vm = await find(address);
     if (!vm) return "missing";
@@ -39,8 +45,10 @@ async function finished(address) {
   }
 }
 
-/** The words for the end of it all. */
-export async function epitaph(why, address) {
+/** The words for the end of it all; `page` is what the person looked at. */
+export async function epitaph(why, address, page = "desktop") {
+  if (address.share && why === "stopped") return ["This desktop has stopped", "Whoever shared it with you can start it again and send you another link."];
+  if (address.share && why === "forbidden") return ["This link has ended", "It was revoked, or its time is up. Ask whoever gave it to you for another one."];
   switch (why) {
     case "stopped": {
       const vm = await finished(address);
@@ -53,9 +61,31 @@ export async function epitaph(why, address) {
     case "password":
       return ["This desktop asks for a password", "The server did not open it for you. Open it again from the start page."];
     case "address":
-      return ["This link is not complete", "A desktop's address ends in something like ?path=ws/6111. Open your desktop from the start page."];
+      return ["This link is not complete", `A ${page}'s address ends in something like ?path=ws/6111${page === "terminal" ? "/serial" : ""}. Open yours from the start page.`];
     default:
       return ["There is no desktop here", "It may have ended. Start yours from the start page."];
+  }
+}
+
+/** Opens a dialog and resolves to the button it was closed with. */
+async function ask(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  return dialog.returnValue;
+}
+
+/** Asks once how to restart, then does. Resolves to a sentence to show when that failed. */
+export async function askAndRestart(address) {
+  const mode = await ask($("restart"));
+  if (mode !== "reset" && mode !== "power-cycle") return "";
+  try {
+    const vm = await find(address);
+    if (!vm) return "It is not known which desktop this is. Restart it from the start page.";
+    await call("POST", `/vms/${vm.vmid}/restart`, { mode });
+    return "";
+  } catch (problem) {
+    return problem.message;
   }
 }
 
@@ -64,10 +94,7 @@ export async function askAndStop(address, onStopping) {
   const dialog = $("stop");
   const vm = await find(address).catch(() => null);
   $("stop-loss").textContent = loss(vm);
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "stop") return "";
+  if ((await ask(dialog)) !== "stop") return "";
   if (!vm) return "It is not known which desktop this is. Stop it from the start page.";
   onStopping();
   return call("POST", `/vms/${vm.vmid}/stop`, {}).then(() => "", (problem) => problem.message);

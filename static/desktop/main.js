@@ -3,16 +3,17 @@
 // Order matters in one place: a connection that ends for good is explained (veil.js) before
 // anything else, and only a lost one is tried again (connection.js).
 import { $ } from "../shared/dom.js";
-import { readAddress, socketUrl } from "./address.js";
+import { setUpWarning, warnOf } from "../shared/warning.js";
+import { hideTools, otherPage, readAddress, socketUrl } from "./address.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
-import { askAndStop, epitaph, stillThere } from "./machine.js";
+import { askAndRestart, askAndStop, epitaph, stillThere } from "./machine.js";
 import { fits, received, setUpTools } from "./tools.js";
 import { setUpTouchKeys } from "./touch.js";
 import * as veil from "./veil.js";
 
-const address = readAddress(location.search);
+const address = readAddress(location);
 let connection = null;
 
 const rfb = () => (veil.stateNow() === "connected" ? connection?.rfb() : null);
@@ -23,7 +24,7 @@ async function end(why) {
   closePanels();
   showBar();
   const [title, text] = await epitaph(why, address ?? {});
-  for (const tool of $("bar").querySelectorAll("button")) tool.hidden = true;
+  for (const tool of $("bar").querySelectorAll("button, [data-tool]")) tool.hidden = true;
   veil.ended(title, text);
 }
 
@@ -38,7 +39,7 @@ function prepare(session) {
 function connect() {
   connection = keepConnected({
     target: $("screen"),
-    url: socketUrl(address.port),
+    url: socketUrl(address),
     prepare,
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
@@ -61,11 +62,18 @@ setUpBar(focusGuest);
 setUpTools(rfb, focusGuest);
 setUpTouchKeys(rfb);
 if (address) {
-  if (address.viewOnly) {
-    $("view-only").hidden = false;
-    for (const tool of document.querySelectorAll("[data-control]")) tool.hidden = true;
-  }
+  $("view-only").hidden = !address.viewOnly;
+  hideTools(address);
+  $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
+  $("restart-open").addEventListener("click", async () => {
+    const trouble = await askAndRestart(address);
+    if (trouble) {
+      $("blank").textContent = trouble;
+      $("blank").hidden = false;
+    }
+    focusGuest();
+  });
   $("stop-open").addEventListener("click", async () => {
     const trouble = await askAndStop(address, veil.stopping);
     if (trouble) {
@@ -74,7 +82,12 @@ if (address) {
     }
     focusGuest();
   });
+  setUpWarning(focusGuest);
+  // Who came by a link has no account, and gets no news.
+  if (!address.share) warnOf(address);
   connect();
 } else {
   end("address");
 }
+// Another link in the same tab is another desktop.
+addEventListener("hashchange", () => location.reload());

@@ -4,7 +4,8 @@
 // state it is given and keeps nothing but the machine on show and when its start began.
 import { call, serverNow } from "../shared/api.js";
 import { $, make, notice } from "../shared/dom.js";
-import { ago, ending, exactly, imageName, keeps, loss, megabytes, span } from "../shared/words.js";
+import { warn } from "../shared/warning.js";
+import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span } from "../shared/words.js";
 import { titleOf } from "./launcher.js";
 
 const STATES = { running: ["Running", "good"], stopping: ["Shutting down", "warn"] };
@@ -55,11 +56,12 @@ function idButton(vmid) {
 function showRunning(vm) {
   const [word, kind] = STATES[vm.state];
   $("vm-title").textContent = titleOf(vm.profile);
-  $("vm-state").textContent = word;
-  $("vm-state").dataset.kind = kind;
+  $("vm-state").textContent = vm.paused ? "Standing still" : word;
+  $("vm-state").dataset.kind = vm.paused ? "bad" : kind;
   const facts = [
     fact("Running for", make("span", { id: "vm-uptime", class: "tabular-nums" }), vm.started_at && `Since ${exactly(vm.started_at)}`),
-    vm.expires_at && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
+    vm.idle_limit_s && fact("Stops after", idleLimit(vm.idle_limit_s)),
+    vm.expires_because === "time limit" && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
     fact("Memory", megabytes(vm.memory_mb)),
     fact("CPUs", String(vm.cpus)),
     imageName(vm.iso) && fact("Image", imageName(vm.iso)),
@@ -70,6 +72,8 @@ function showRunning(vm) {
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);
   $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-terminal").href = `/terminal/?path=ws/${encodeURIComponent(vm.http_port)}/serial&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-restart").hidden = $("vm-share").hidden = vm.state !== "running";
   $("vm-stop").textContent = vm.state === "stopping" ? "Stop at once" : "Stop";
   say(vm.state === "running" ? "Your desktop is running." : "Your desktop is shutting down.");
   face("running");
@@ -79,6 +83,7 @@ function showRunning(vm) {
 export function show(vm) {
   if (vm?.vmid !== shown?.vmid || vm?.state !== shown?.state) $("vm-error").textContent = "";
   shown = vm;
+  warn(vm);
   if (vm?.state === "starting") {
     since ||= vm.created_at ? Math.min(Date.parse(vm.created_at), serverNow()) : serverNow();
     say("Your desktop is starting.");
@@ -107,7 +112,30 @@ function tick() {
     $("starting-words").textContent = WAITING.findLast(([from]) => seconds >= from)[1];
   } else if (alive(shown)) {
     $("vm-uptime").textContent = shown.started_at ? span(serverNow() - Date.parse(shown.started_at)) : "0 s";
-    if (shown.expires_at) $("vm-left").textContent = span(Date.parse(shown.expires_at) - serverNow());
+    if (shown.expires_because === "time limit") $("vm-left").textContent = span(Date.parse(shown.expires_at) - serverNow());
+  }
+}
+
+/** Opens a dialog and resolves to the button it was closed with. */
+async function ask(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  return dialog.returnValue;
+}
+
+async function restart() {
+  const vm = shown;
+  const mode = await ask($("restart"));
+  if (!["reset", "power-cycle"].includes(mode) || shown?.vmid !== vm.vmid || !alive(shown)) return;
+  $("vm-restart").disabled = true;
+  try {
+    await call("POST", `/vms/${vm.vmid}/restart`, { mode });
+    say("Your desktop was restarted.");
+  } catch (problem) {
+    if (shown?.vmid === vm.vmid) $("vm-error").textContent = problem.message;
+  } finally {
+    $("vm-restart").disabled = false;
   }
 }
 
@@ -115,11 +143,7 @@ async function stop() {
   const vm = shown;
   const force = vm.state === "stopping";
   $("stop-loss").textContent = loss(vm);
-  const dialog = $("stop");
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue !== "stop" || shown?.vmid !== vm.vmid || !alive(shown)) return;
+  if ((await ask($("stop"))) !== "stop" || shown?.vmid !== vm.vmid || !alive(shown)) return;
   try {
     show({ ...shown, state: "stopping" });
     const answer = await call("POST", `/vms/${vm.vmid}/stop`, force ? { force: true } : {});
@@ -136,6 +160,7 @@ async function stop() {
 export function setUpMachine() {
   setInterval(tick, 1000);
   $("vm-stop").addEventListener("click", stop);
+  $("vm-restart").addEventListener("click", restart);
 }
 
 /** One line of a past session. */

@@ -7,8 +7,10 @@ import { call, onSignedOut } from "../shared/api.js";
 import { $, memory, notice } from "../shared/dom.js";
 import { openAuth, setSignup, setUpAuth } from "./auth.js";
 import { setUpAccount, showAccount } from "./account.js";
-import { listen } from "./events.js";
+import { listen } from "../shared/events.js";
+import { setUpWarning } from "../shared/warning.js";
 import { loadProfiles, wish } from "./launcher.js";
+import { setUpShare } from "./share.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
 
 const RETRY_MS = 3000;
@@ -158,6 +160,8 @@ const invited = setUpAuth(async () => {
 });
 setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
 setUpMachine();
+setUpWarning();
+setUpShare();
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

@@ -54,6 +54,36 @@ export function ending(vm) {
   return vm?.state === "failed" ? "It failed, and the server does not know why." : "It has stopped.";
 }
 
+/**
+ * That a machine ends soon: what is read out once, what is shown with the time `left` in milliseconds,
+ * and what helps.
+ */
+export function warningOf(vm, left) {
+  const time = span(Math.max(0, left));
+  return vm.expires_because === "idle"
+    ? { said: "Nobody has used your desktop for a while. It stops soon.", text: `Nobody has used your desktop for a while. It stops in ${time}.`, act: "keep" }
+    : { said: "Your desktop's time is nearly up and cannot be extended. Save your work elsewhere.", text: `Your desktop's time is up in ${time} and cannot be extended. Save your work elsewhere.` };
+}
+
+const PAUSES = {
+  "disk full": ["Your desktop stands still: the server's disk is full. Tell whoever runs this server, then resume it.", "resume"],
+  "disk error": ["Your desktop stands still: its disk cannot be read or written. Tell whoever runs this server.", "resume"],
+  "guest panic": ["The system in your desktop has crashed. Restart it."],
+  paused: ["Your desktop is paused.", "resume"],
+};
+
+/** Why a machine stands still and what helps, or null when it does not. */
+export function standingStill(vm) {
+  if (!vm?.paused || vm.state !== "running") return null;
+  const [said, act] = PAUSES[vm.paused] ?? [`Your desktop stands still: ${vm.paused}.`, "resume"];
+  return { said, text: said, act };
+}
+
+/** A limit as people say it: `30 min without input`. */
+export function idleLimit(seconds) {
+  return Number.isFinite(seconds) ? `${span(seconds * 1000).replace(/ 0 (s|min|h)$/, "")} without input` : "";
+}
+
 /** What stopping takes away. */
 export function loss(vm) {
   return vm?.persistence === "persistent"

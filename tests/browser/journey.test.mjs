@@ -165,7 +165,7 @@ test("errors of the forms stand beside their fields", async () => {
 });
 
 test("nothing but what the pages need is in them: the policy is kept", () => {
-  const pages = ["home.html", "desktop.html", "404.html"].map((name) => fs.readFileSync(`static/${name}`, "utf8"));
+  const pages = ["home.html", "desktop.html", "terminal.html", "404.html"].map((name) => fs.readFileSync(`static/${name}`, "utf8"));
   for (const page of pages) {
     assert.doesNotMatch(page, /<script(?![^>]*\bsrc=)[^>]*>|\son\w+=|\sstyle=/, "inline script, handler or style");
   }

@@ -1,12 +1,13 @@
 // The real thing for a browser: the server's binary with its own PostgreSQL, QEMU and self-signed certificate in a temporary folder, and
 // Debian's Chromium. What is started here is ended here.
 
+import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs";
 import { createRequire } from "node:module";
-import net from "node:net";
 import path from "node:path";
+import tls from "node:tls";
 import { fileURLToPath } from "node:url";
 import { chromium, request } from "playwright-core";
 
@@ -36,12 +37,12 @@ export async function until(what, look, seconds = 60) {
 const open = new Set();
 
 export class Server {
-  static async start(settings = "") {
+  static async start(settings = "", limits = "", profile = "") {
     const server = new Server();
     server.folder = fs.mkdtempSync("/tmp/vmsw");
     fs.chmodSync(server.folder, 0o711);
     server.base = path.join(server.folder, "b");
-    server.settings = settings;
+    Object.assign(server, { settings, limits, profile });
     server.port = 0;
     await server.run();
     return server;
@@ -52,8 +53,8 @@ export class Server {
     fs.writeFileSync(
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
-[limits]\nport_cooldown_seconds = 0
-[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n`,
+[limits]\nport_cooldown_seconds = 0\n${this.limits}
+[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";
     this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });
@@ -93,13 +94,60 @@ export class Server {
     return { code, left };
   }
 
-  /** The lines of a VM's serial console from now on. */
+  /** An administrator's token: may look at every machine's console. */
+  async warden() {
+    if (this.token) return this.token;
+    const enter = async (way) => {
+      // A context of its own: a cookie would have to come from a page.
+      const api = await request.newContext({ baseURL: this.url, ignoreHTTPSErrors: true });
+      const answer = await (await api.post(way, { data: { email: "warden@example.org", password: "correct horse" } })).json();
+      await api.dispose();
+      return answer.token;
+    };
+    await enter("/auth/signup");
+    execFileSync(binary, ["user", "promote", "warden", "--config", path.join(this.folder, "vmshare.toml")], { env: environment, stdio: "ignore" });
+    this.token = await enter("/auth/login");
+    return this.token;
+  }
+
+  /** What a VM's serial console has said and says, through the server: QEMU takes one client, and that is the server. */
   async serial(vmid) {
-    const socket = net.connect(path.join(this.base, "runs", vmid, "serial.sock"));
-    await once(socket, "connect");
-    const console = { text: "", close: () => socket.destroy() };
-    socket.setEncoding("utf8");
-    socket.on("data", (text) => (console.text += text));
+    const port = this.sql(`select http_port from vms where vmid = '${vmid}'`);
+    const socket = tls.connect({ host: "127.0.0.1", port: this.port, rejectUnauthorized: false });
+    await once(socket, "secureConnect");
+    const headers = { host: `127.0.0.1:${this.port}`, authorization: `Bearer ${await this.warden()}`, upgrade: "websocket", connection: "Upgrade", "sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==" };
+    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+    socket.write([`GET /ws/${port}/serial HTTP/1.1`, ...lines, "", ""].join("\r\n"));
+    const send = (text) => {
+      // Masked with zeros: a client must mask, a test need not hide.
+      const bytes = Buffer.from(text);
+      socket.write(Buffer.concat([Buffer.from([0x82, 0x80 | bytes.length, 0, 0, 0, 0]), bytes]));
+    };
+    const console = { text: "", send, close: () => socket.destroy() };
+    let bytes = Buffer.alloc(0);
+    let answered = false;
+    socket.on("error", () => null);
+    socket.on("data", (more) => {
+      bytes = Buffer.concat([bytes, more]);
+      if (!answered) {
+        const end = bytes.indexOf("\r\n\r\n");
+        if (end < 0) return;
+        answered = /^HTTP\/1\.1 101/.test(bytes.toString("latin1", 0, end)) || assert.fail(bytes.toString());
+        bytes = bytes.subarray(end + 4);
+      }
+      // A server's frames have no mask: two bytes, a longer length where those say so, the payload.
+      for (;;) {
+        if (bytes.length < 2) return;
+        const short = bytes[1];
+        const head = { 126: 4, 127: 10 }[short] ?? 2;
+        if (bytes.length < head) return;
+        const length = head === 2 ? short : head === 4 ? bytes.readUInt16BE(2) : Number(bytes.readBigUInt64BE(2));
+        if (bytes.length < head + length) return;
+        if (bytes[0] === 0x82) console.text += bytes.toString("utf8", head, head + length);
+        bytes = bytes.subarray(head + length);
+      }
+    });
+    await until("the serial console is open", () => answered);
     return console;
   }
 }

@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -161,7 +160,9 @@ impl Server {
         let body = json!({"email": format!("{name}@example.org"), "password": "correct horse"});
         let answer = self.call("POST", "/auth/signup", "", &body);
         assert_eq!(answer.status, 201, "{answer:?}");
-        answer.json["token"].as_str().expect("token").to_owned()
+        let token = answer.json["token"].as_str().expect("token").to_owned();
+        fs::write(self.token_file(name), &token).expect("token");
+        token
     }
 
     pub fn launch(&self, token: &str) -> Value {
@@ -208,12 +209,23 @@ impl Server {
         socket
     }
 
-    /// The serial console of a VM.
+    /// The serial console of a VM, through the server, as its owner who signed up here: what was said before, then what comes.
     pub fn serial(&self, vm: &Value) -> Serial {
-        let path = self.base().join("runs").join(vm["vmid"].as_str().expect("vmid")).join("serial.sock");
-        let socket = UnixStream::connect(path).expect("serial console");
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
-        Serial { socket, text: String::new() }
+        let token = fs::read_to_string(self.token_file(vm["user"].as_str().expect("user"))).expect("its owner's token");
+        self.terminal(&token, vm).expect("the serial console")
+    }
+
+    /// A terminal on a VM's serial console, or the answer that refuses it.
+    pub fn terminal(&self, token: &str, vm: &Value) -> Result<Serial, u16> {
+        let bearer = format!("Bearer {token}");
+        let path = format!("/ws/{}/serial", vm["http_port"]);
+        let socket = self.websocket(&path, &[("authorization", &bearer)])?;
+        socket.get_ref().set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+        Ok(Serial { socket, text: String::new(), marks: 0 })
+    }
+
+    fn token_file(&self, login: &str) -> PathBuf {
+        self.folder.as_ref().expect("it runs").path().join(format!("token-{login}"))
     }
 
     /// The database, past the server.
@@ -345,13 +357,15 @@ impl Answer {
 }
 
 pub struct Serial {
-    socket: UnixStream,
+    pub socket: WebSocket<TcpStream>,
     pub text: String,
+    /// Empty frames so far: one, between what was kept and what is live.
+    pub marks: usize,
 }
 
 impl Serial {
     pub fn send(&mut self, text: &str) {
-        self.socket.write_all(text.as_bytes()).expect("serial");
+        self.socket.send(Message::Binary(text.as_bytes().to_vec().into())).expect("serial");
     }
 
     pub fn wait_for(&mut self, wanted: &str) {
@@ -364,10 +378,16 @@ impl Serial {
         while !self.text.contains(wanted) {
             assert!(Instant::now() < deadline, "the guest never said {wanted:?}; it said {:?}", self.text);
             act();
-            let mut buffer = [0; 4096];
-            if let Ok(count) = self.socket.read(&mut buffer) {
-                self.text.push_str(&String::from_utf8_lossy(&buffer[..count]));
-            }
+            self.read();
+        }
+    }
+
+    /// What comes within a moment.
+    pub fn read(&mut self) {
+        match self.socket.read() {
+            Ok(Message::Binary(bytes)) if bytes.is_empty() => self.marks += 1,
+            Ok(Message::Binary(bytes)) => self.text.push_str(&String::from_utf8_lossy(&bytes)),
+            _ => {}
         }
     }
 }

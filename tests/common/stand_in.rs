@@ -1,7 +1,7 @@
 //! A stand-in for QEMU, for faults that no real one can be made to show. It is this test binary itself, started again by a script under the
 //! name of QEMU; it speaks just enough RFB and QMP. What it does is in the script's `STAND_IN`:
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
-//! under KVM), anything else: a VM that runs.
+//! under KVM), `disk-full` (the host's disk is full, until `cont`), anything else: a VM that runs.
 
 use super::Server;
 use std::fs;
@@ -74,29 +74,47 @@ pub fn play() {
             std::mem::forget(client);
         }
     });
-    let dies = mode == "kvm-dies" && args.contains("-accel kvm");
+    let trouble = match mode.as_str() {
+        "kvm-dies" if args.contains("-accel kvm") => Some(("internal-error", "")),
+        "disk-full" => Some(("io-error", DISK_FULL)),
+        _ => None,
+    };
+    let mut status = "running";
     for client in monitor.incoming().flatten() {
-        talk(client, dies);
+        talk(client, trouble, &mut status);
     }
 }
 
-fn talk(client: std::os::unix::net::UnixStream, dies: bool) {
+const DISK_FULL: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "BLOCK_IO_ERROR", "data": {"device": "hd0", "nospace": true, "operation": "write", "action": "stop", "reason": "No space left on device"}}"#;
+
+/// `trouble` is the status QEMU falls into soon after it was first connected, and the event before it.
+fn talk(client: std::os::unix::net::UnixStream, trouble: Option<(&'static str, &str)>, status: &mut &'static str) {
     let mut out = client.try_clone().expect("clone");
     let _ = writeln!(
         out,
         r#"{{"QMP": {{"version": {{"qemu": {{"micro": 2, "minor": 0, "major": 10}}}}, "capabilities": []}}}}"#
     );
+    let event = |name: &str| format!(r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}"}}"#);
     for line in BufReader::new(client).lines().map_while(Result::ok) {
         let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
-        let status = if dies { "internal-error" } else { "running" };
-        let _ = writeln!(out, r#"{{"return": {{"status": "{status}"}}, "id": {}}}"#, command["id"]);
-        if dies && command["execute"] == "qmp_capabilities" {
-            // Late enough that the launch is over: the guest dies in its boot loader.
-            park(1);
-            let _ = writeln!(out, r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "STOP"}}"#);
-        }
-        if command["execute"] == "quit" {
-            std::process::exit(0);
+        let answer = match command["execute"].as_str() {
+            Some("query-block") => r#"[{"device": "cd0"}, {"device": "hd0", "io-status": "nospace"}]"#.to_owned(),
+            _ => format!(r#"{{"status": "{status}"}}"#),
+        };
+        let _ = writeln!(out, r#"{{"return": {answer}, "id": {}}}"#, command["id"]);
+        match (command["execute"].as_str(), trouble) {
+            (Some("qmp_capabilities"), Some((into, before))) if *status == "running" => {
+                // Late enough that the launch is over: the guest dies in its boot loader.
+                park(1);
+                *status = into;
+                let _ = writeln!(out, "{before}\n{}", event("STOP"));
+            }
+            (Some("cont"), _) => {
+                *status = "running";
+                let _ = writeln!(out, "{}", event("RESUME"));
+            }
+            (Some("quit"), _) => std::process::exit(0),
+            _ => {}
         }
     }
 }

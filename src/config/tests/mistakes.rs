@@ -132,8 +132,14 @@ const PROFILE_MISTAKES: &[(&str, &str)] = &[
         "network = 'internet'",
         "network: this version cannot keep a guest with internet access away from the host's network; write \"restricted\" or \"none\"",
     ),
-    ("idle_minutes = 5", "idle_minutes: this version does not end VMs by time; write 0 or remove the line"),
-    ("max_minutes = 5", "max_minutes: this version does not end VMs by time; write 0 or remove the line"),
+    ("idle_minutes = -1", "idle_minutes: -1 is out of range; write a number of minutes from 0 to 525600"),
+    ("idle_minutes = nan", "idle_minutes: nan is out of range; write a number of minutes from 0 to 525600"),
+    (
+        "idle_minutes = \"5\"",
+        "idle_minutes: it is a string; write a number of minutes from 0 to 525600, without quotes",
+    ),
+    ("max_minutes = 525600.01", "max_minutes: 525600.01 is out of range; write a number of minutes from 0 to 525600"),
+    ("max_minutes = true", "max_minutes: it is true or false; write a number of minutes from 0 to 525600"),
     (
         "vnc = 'tcp'\nvnc_port_range = [5000, 6000]",
         "vnc_port_range: QEMU's VNC cannot listen below port 5900, and vnc is \"tcp\"; write [5901, 5999]",

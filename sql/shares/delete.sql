@@ -1,0 +1,1 @@
+delete from shares where id = $1 and vmid = $2 returning token_hash

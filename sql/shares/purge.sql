@@ -1,0 +1,1 @@
+delete from shares where expires_at < now()

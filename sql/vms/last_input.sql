@@ -1,0 +1,1 @@
+select last_input_at from vms where vmid = $1

@@ -1,0 +1,242 @@
+//! How long a VM may run: its profile's idle limit and total time limit, told beforehand, then kept.
+//!
+//! The idle limit counts from the last key, pointer movement or typed byte (never from traffic), or from *Keep it running*; the total from
+//! `started_at`, and nothing moves it, a restart of the VM neither. Each VM with a limit has one story with one timer, which looks again
+//! when its time has come: input only moves a number. The last input is written to the VM's row at most once in [`WRITE`], so that another server goes on from
+//! there. A server that takes a VM back gives it at least the time of the warning: nobody could use it while there was no server.
+
+use super::{Vm, stop};
+use crate::config::Profile;
+use crate::db::vms::{self, VmRow};
+use crate::house::{Cx, House};
+use crate::reactor::task::{Either, first};
+use jiff::Timestamp;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Between two notes of the last input.
+const WRITE: Duration = Duration::from_secs(60);
+/// How soon input is noticed while a warning is shown.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Which limit ends a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Nobody used it.
+    Idle,
+    /// Its time is up.
+    TimeLimit,
+}
+
+impl Why {
+    /// As the contract writes it, in `exit` too.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::TimeLimit => "time limit",
+        }
+    }
+}
+
+/// When a VM ends unless something changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    /// The time.
+    pub at: Instant,
+    /// The limit.
+    pub why: Why,
+    /// It is time to warn.
+    pub soon: bool,
+}
+
+/// A VM's limits.
+#[derive(Debug, Default)]
+pub struct Lifetime {
+    /// The longest time without input.
+    pub idle: Option<Duration>,
+    /// When the total time is up.
+    up: Option<Instant>,
+    /// Neither limit ends it before this time.
+    grace: Cell<Option<Instant>>,
+    warning: Duration,
+}
+
+impl Lifetime {
+    /// The limits of a VM whose row this is. A profile that is gone from the settings has none any more.
+    #[must_use]
+    pub fn of(cx: &House, row: &VmRow) -> Self {
+        let warning = Duration::from_secs(cx.config.limits.limit_warning_seconds);
+        let Some(Profile { idle_limit, time_limit, .. }) = cx.config.profiles.get(&row.profile) else {
+            return Self::default();
+        };
+        let used = row.started_at.map_or(Duration::ZERO, since);
+        let up = time_limit.map(|limit| cx.now() + limit.saturating_sub(used));
+        Self { idle: *idle_limit, up, grace: Cell::new(None), warning }
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.idle.is_none() && self.up.is_none()
+    }
+
+    /// The end, given the last input.
+    fn expiry(&self, input: Instant, now: Instant) -> Option<Expiry> {
+        let idle = self.idle.map(|limit| (input + limit, Why::Idle));
+        let up = self.up.map(|at| (at, Why::TimeLimit));
+        let (at, why) = [up, idle].into_iter().flatten().min_by_key(|(at, _)| *at)?;
+        let at = self.grace.get().map_or(at, |grace| at.max(grace));
+        Some(Expiry { at, why, soon: at.saturating_duration_since(now) <= self.warning })
+    }
+}
+
+impl Vm {
+    /// When it ends by a limit of its profile.
+    #[must_use]
+    pub fn expiry(&self, now: Instant) -> Option<Expiry> {
+        self.lifetime.expiry(self.last_input(), now)
+    }
+
+    /// The last input, or when it was started.
+    #[must_use]
+    pub fn last_input(&self) -> Instant {
+        self.meter.input.get().unwrap_or(self.since)
+    }
+}
+
+/// Wall-clock time that has passed since; the clock may have been set back.
+fn since(at: Timestamp) -> Duration {
+    Duration::try_from(Timestamp::now().duration_since(at)).unwrap_or(Duration::ZERO)
+}
+
+/// A moment of the loop as the wall clock has it.
+#[must_use]
+pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
+    let ahead = at.saturating_duration_since(now);
+    let behind = now.saturating_duration_since(at);
+    let moved = Timestamp::now().checked_add(ahead).and_then(|moved| moved.checked_sub(behind));
+    moved.unwrap_or(Timestamp::MAX)
+}
+
+/// Goes on counting for a VM that a former server started.
+pub async fn take_back(cx: &Cx, vm: &Vm) {
+    if vm.lifetime.is_unlimited() {
+        return;
+    }
+    let noted = cx.db(vms::last_input(&cx.db, vm.vmid.to_string())).await.ok().flatten();
+    let noted = noted.or(vm.row.borrow().started_at);
+    vm.meter.input.set(noted.and_then(|at| cx.now().checked_sub(since(at))));
+    vm.lifetime.grace.set(Some(cx.now() + vm.lifetime.warning));
+}
+
+/// Somebody wants it to run on: the idle limit counts from now.
+pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
+    vm.meter.input.set(Some(cx.now()));
+    note_input(cx, vm).await;
+    cx.bus.publish(vm, cx.now());
+}
+
+async fn note_input(cx: &Cx, vm: &Vm) {
+    let at = wall_clock(vm.last_input(), cx.now());
+    if let Err(problem) = cx.db(vms::set_last_input(&cx.db, vm.vmid.to_string(), at)).await {
+        log::warn!(vmid:% = vm.vmid; "its last input is not in the database: {}", problem.detail);
+    }
+}
+
+/// Starts the story of a VM that has a limit.
+pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
+    if vm.lifetime.is_unlimited() {
+        return;
+    }
+    let (story, vm) = (Rc::clone(cx), Rc::clone(vm));
+    cx.spawner.spawn("lifetime", async move {
+        let Some(why) = run_out(&story, &vm).await else { return };
+        log::info!(vmid:% = vm.vmid; "its limit has come: {}", why.word());
+        if let Err(problem) = stop::stop(&story, &vm, why.word(), false).await {
+            log::error!(vmid:% = vm.vmid; "{}", problem.detail);
+        }
+    });
+}
+
+/// Waits for the limit that ends the VM; `None` when it ended before.
+async fn run_out(cx: &Cx, vm: &Rc<Vm>) -> Option<Why> {
+    let mut warned = false;
+    let mut noted = (vm.last_input(), cx.now());
+    loop {
+        let now = cx.now();
+        let expiry = vm.expiry(now)?;
+        if expiry.at <= now {
+            return Some(expiry.why);
+        }
+        let moved = vm.lifetime.idle.is_some() && noted.0 != vm.last_input() && now >= noted.1 + WRITE;
+        if moved {
+            noted = (vm.last_input(), now);
+            note_input(cx, vm).await;
+        }
+        if moved || warned != expiry.soon {
+            warned = expiry.soon;
+            cx.bus.publish(vm, now);
+        }
+        let wait = if expiry.soon {
+            (expiry.at - now).min(LOOK)
+        } else {
+            let warning = (expiry.at - now).saturating_sub(vm.lifetime.warning);
+            // Without an idle limit nothing has to be noted.
+            vm.lifetime.idle.map_or(warning, |_| warning.min(WRITE))
+        };
+        // A moment later than the limit, so that it has passed for certain.
+        let wait = wait + Duration::from_millis(1);
+        if let Either::First(_) = first(vm.ended.wait(), cx.clock.sleep(wait)).await {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn limits(idle: Option<u32>, up: Option<Instant>) -> Lifetime {
+        let idle = idle.map(|minutes| MINUTE * minutes);
+        Lifetime { idle, up, grace: Cell::new(None), warning: MINUTE * 5 }
+    }
+
+    #[test]
+    fn the_earlier_limit_counts_and_is_told_in_time() {
+        let start = Instant::now();
+        let both = limits(Some(30), Some(start + MINUTE * 60));
+        let expiry = |input, now| both.expiry(start + MINUTE * input, start + MINUTE * now).unwrap();
+        assert_eq!(expiry(0, 0), Expiry { at: start + MINUTE * 30, why: Why::Idle, soon: false });
+        assert_eq!(expiry(0, 25), Expiry { at: start + MINUTE * 30, why: Why::Idle, soon: true });
+        assert_eq!(expiry(25, 26), Expiry { at: start + MINUTE * 55, why: Why::Idle, soon: false });
+        assert_eq!(expiry(50, 55), Expiry { at: start + MINUTE * 60, why: Why::TimeLimit, soon: true });
+    }
+
+    #[test]
+    fn no_limit_is_no_end() {
+        let start = Instant::now();
+        assert_eq!(limits(None, None).expiry(start, start), None);
+        assert_eq!(limits(Some(10), None).expiry(start, start).map(|expiry| expiry.why), Some(Why::Idle));
+    }
+
+    #[test]
+    fn a_vm_that_was_taken_back_has_the_time_of_the_warning() {
+        let start = Instant::now();
+        let late = limits(Some(1), Some(start));
+        late.grace.set(Some(start + MINUTE * 5));
+        assert_eq!(late.expiry(start, start).unwrap().at, start + MINUTE * 5);
+        let early = limits(Some(30), None);
+        early.grace.set(Some(start + MINUTE * 5));
+        assert_eq!(early.expiry(start, start).unwrap().at, start + MINUTE * 30, "it gives no more than there was");
+    }
+
+    #[test]
+    fn the_wall_clock_is_told_both_ways() {
+        let now = Instant::now();
+        let there = wall_clock(now + MINUTE, now).as_second() - wall_clock(now, now).as_second();
+        let back = wall_clock(now, now).as_second() - wall_clock(now, now + MINUTE).as_second();
+        assert!((59..=61).contains(&there) && (59..=61).contains(&back), "{there} {back}");
+    }
+}

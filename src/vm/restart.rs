@@ -1,0 +1,121 @@
+//! Restarts a VM that runs: its id, ports, disk and folder stay, and so does the time its limits count from.
+//!
+//! A *reset* presses the guest's reset button; screens stay open. A *power cycle* ends QEMU and starts another in the same folder: screens are
+//! closed with 1011 and their pages connect again. The VM's own story ([`super::watch`]) does the starting, because it alone decides what an exit
+//! means: who wants a power cycle leaves [`Vm::again`] and ends QEMU. When the new QEMU does not start, the VM has failed.
+
+use super::args::{Accel, BootOrder};
+use super::{Vm, image, real};
+use crate::house::{Cx, Order, Which};
+use crate::net::relay::End;
+use crate::proto::problem::Problem;
+use crate::reactor::task::{Either, Latch, first};
+use crate::sys::signal::Signal;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long QEMU may take to quit before it is killed.
+const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// How long after a start's own bound its outcome may take to be told.
+const TELL_WAIT: Duration = Duration::from_secs(20);
+
+/// Presses the reset button; a guest that stood still runs again.
+///
+/// # Errors
+/// 409 when QEMU is ending, 502 when it refuses.
+pub async fn reset(vm: &Rc<Vm>) -> Result<(), Problem> {
+    let process = Rc::clone(&vm.process.borrow());
+    let refused =
+        |e| Problem::new(502, "qemu_refused", format!("QEMU does not restart the VM ({e}). Stop it, then start it."));
+    process.execute("system_reset", None).await.map_err(refused)?;
+    if vm.paused.get().is_some() {
+        process.execute("cont", None).await.map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Ends QEMU and waits until another runs in its place; who asks while that is under way waits for the same.
+///
+/// # Errors
+/// 409 when the VM is being ended; why the new QEMU did not start.
+pub async fn power_cycle(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
+    if vm.leaving.get().is_some() || vm.ended.get().is_some() {
+        return Err(being_stopped());
+    }
+    let under_way = vm.again.borrow().clone();
+    let outcome = match under_way {
+        Some(outcome) => outcome,
+        None => {
+            let outcome = Latch::default();
+            vm.again.replace(Some(outcome.clone()));
+            let process = Rc::clone(&vm.process.borrow());
+            // The answer to quit may be cut off by the end itself.
+            let quit = async {
+                let _ = process.execute("quit", None).await;
+                process.exit.wait().await
+            };
+            if cx.within(QUIT_WAIT, quit).await.is_none() {
+                process.signal(Signal::Kill);
+            }
+            outcome
+        }
+    };
+    let limit = Duration::from_secs(cx.config.limits.boot_seconds) + TELL_WAIT;
+    let silent =
+        || Problem::internal("The VM is being restarted, and it is not known how it went; look again in a moment.");
+    cx.within(limit, outcome.wait()).await.ok_or_else(silent)?
+}
+
+/// What is told to who restarts a VM that somebody ends.
+#[must_use]
+pub(super) fn being_stopped() -> Problem {
+    Problem::conflict("vm_not_running", "This VM is being stopped; start it again when it has ended.")
+}
+
+/// Starts a QEMU in the place of one that is gone.
+///
+/// # Errors
+/// Why there is none; nothing of it is left then.
+pub(super) async fn start_again(cx: &Cx, vm: &Rc<Vm>, accel: Accel) -> Result<(), Problem> {
+    // The browsers' pages connect again by themselves, to the new screen.
+    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1011, "the VM starts again")));
+    let row = vm.row.borrow().clone();
+    let (config, old) = (Arc::clone(&cx.config), row.clone());
+    let found = cx.disk(move || {
+        let gone = || Problem::internal("the profile is gone");
+        let profile = config.profiles.get(&old.profile).ok_or_else(gone)?;
+        image::cd_again(&config, profile, &old.user_id, &old.iso)
+    });
+    let cd = found.await??;
+    // What was installed meanwhile is on the disk.
+    let process = real::spawn_qemu(cx, &row, cd.as_deref(), BootOrder::Disk, accel).await?;
+    // Terminals see what was before.
+    process.line.replace(vm.process.borrow().line.borrow().clone());
+    let accel = Some(real::accel_name(process.accel));
+    let moved =
+        crate::db::vms::set_process(&cx.db, row.vmid.clone(), process.pid, process.start, super::boot_id(), accel);
+    let ready = async {
+        let moved = cx.db(moved).await?;
+        real::wait_ready(cx, &process).await.map(|()| moved)
+    };
+    let ready = match first(vm.leaving.wait(), ready).await {
+        Either::First(()) => Err(being_stopped()),
+        Either::Second(ready) => ready,
+    };
+    match ready {
+        Ok(row) => {
+            if let Some(row) = row {
+                vm.row.replace(row);
+            }
+            vm.paused.set(None);
+            vm.process.replace(process);
+            cx.bus.publish(vm, cx.now());
+            Ok(())
+        }
+        Err(problem) => {
+            real::kill(cx, &process).await;
+            Err(problem)
+        }
+    }
+}

@@ -1,0 +1,8 @@
+// When to try a lost connection again.
+
+const WAITS_MS = [500, 1000, 2000, 4000, 8000, 10000];
+
+/** How long to wait before try number `attempt`; spread, so that a class does not return as one. */
+export function waitBefore(attempt) {
+  return WAITS_MS[Math.min(attempt, WAITS_MS.length - 1)] * (0.8 + Math.random() * 0.4);
+}

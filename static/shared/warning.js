@@ -1,0 +1,79 @@
+// The bar that tells what is about to happen to a machine, or why it stands still, with the one
+// button that helps. Every page about a machine has its markup: #warning, -said, -text, -act.
+//
+// The text counts down and is not read out each second: what is read out is said once.
+import { call, serverNow } from "./api.js";
+import { $ } from "./dom.js";
+import { listen } from "./events.js";
+import { standingStill, warningOf } from "./words.js";
+
+const ACTS = { keep: "Keep it running", resume: "Resume" };
+
+let shown = null;
+let dismissed = "";
+let act = "";
+let trouble = "";
+
+function draw() {
+  const left = shown?.expires_at ? Date.parse(shown.expires_at) - serverNow() : 0;
+  const told = standingStill(shown) ?? (shown?.state === "running" && shown.expires_soon ? warningOf(shown, left) : null);
+  const words = told && told.said !== dismissed ? told : null;
+  $("warning").hidden = !words;
+  if (!words) {
+    $("warning-said").textContent = "";
+    return;
+  }
+  if ($("warning-said").textContent !== words.said) $("warning-said").textContent = words.said;
+  $("warning-text").textContent = trouble || words.text;
+  act = words.act ?? "dismiss";
+  const label = ACTS[act] ?? "Close";
+  if ($("warning-act").textContent !== label) $("warning-act").textContent = label;
+}
+
+async function help() {
+  if (act === "dismiss") {
+    dismissed = $("warning-said").textContent;
+    return draw();
+  }
+  $("warning-act").disabled = true;
+  try {
+    trouble = "";
+    shown = await call("POST", `/vms/${shown.vmid}/${act}`, {});
+  } catch (problem) {
+    trouble = problem.message;
+  } finally {
+    $("warning-act").disabled = false;
+    draw();
+  }
+}
+
+/** Draws what there is to say of this machine, if anything. */
+export function warn(vm) {
+  if (vm?.vmid !== shown?.vmid || !(vm?.expires_soon || vm?.paused)) dismissed = "";
+  if (vm?.paused !== shown?.paused || vm?.vmid !== shown?.vmid) trouble = "";
+  shown = vm;
+  draw();
+}
+
+/** Wires the bar. `done()` is called after a click, to give the focus back. */
+export function setUpWarning(done = () => {}) {
+  $("warning-act").addEventListener("click", () => help().then(done));
+  setInterval(draw, 1000);
+}
+
+/** Listens for news of the machine behind a console, while the page can be seen. */
+export function warnOf(address) {
+  let events = null;
+  const isOurs = (vm) => vm && (address.vmid ? vm.vmid === address.vmid : vm.http_port === address.port);
+  const follow = () => {
+    const seen = document.visibilityState === "visible";
+    if (seen && !events) events = listen({ onVm: (vm) => warn(isOurs(vm) ? vm : null), onMe: () => null, onDown: () => null, onRefused: () => null });
+    else if (!seen && events) {
+      // A hidden page needs no stream: a browser has few connections to one server.
+      events.close();
+      events = null;
+    }
+  };
+  document.addEventListener("visibilitychange", follow);
+  follow();
+}

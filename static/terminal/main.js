@@ -1,0 +1,146 @@
+// The terminal page: the guest's serial console in the whole window.
+import { onChord } from "../desktop/bar.js";
+import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
+import { hideTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
+import { $ } from "../shared/dom.js";
+import { setUpWarning, warnOf } from "../shared/warning.js";
+import { keepConnected } from "./connection.js";
+import { openScreen } from "./screen.js";
+
+const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
+const SILENCE_MS = 3000;
+
+const address = readAddress(location, "serial");
+let connection = null;
+let countdown;
+let silence;
+
+function state(name) {
+  clearInterval(countdown);
+  clearTimeout(silence);
+  document.documentElement.dataset.state = name;
+  $("words").textContent = WORDS[name];
+  $("note").hidden = true;
+}
+
+function veil({ title, text, spin = false, retry = false, home = false }) {
+  $("veil").hidden = false;
+  $("veil-title").textContent = title;
+  // Said once: the countdown below changes twice a second.
+  if ($("veil-said").textContent !== title) $("veil-said").textContent = title;
+  $("veil-text").textContent = text;
+  $("veil-spinner").hidden = !spin;
+  $("retry").hidden = !retry;
+  $("veil-home").hidden = !home;
+}
+
+function note(text) {
+  $("note").hidden = !text;
+  $("note").textContent = text;
+}
+
+const screen = openScreen((bytes) => {
+  if (connection && !address.viewOnly && !connection.send(bytes)) note("The guest is slow to take what is typed. Wait a moment.");
+});
+
+async function end(why) {
+  state("ended");
+  const [title, text] = await epitaph(why, address ?? {}, "terminal");
+  document.title = `${title}: VM-share`;
+  for (const tool of document.querySelectorAll("[data-tool]")) tool.hidden = true;
+  veil({ title, text, home: true });
+  $("veil-home").focus();
+}
+
+function lost(nextTry) {
+  state("disconnected");
+  const tell = () => {
+    const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
+    veil({ title: "Connection lost", text: `Your desktop goes on without you. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });
+  };
+  tell();
+  countdown = setInterval(tell, 500);
+}
+
+function live() {
+  screen.goLive();
+  silence = setTimeout(() => screen.isEmpty() && note("The guest has written nothing here yet. Press Enter. If it stays empty, its system does not use the serial console (ttyS0)."), SILENCE_MS);
+}
+
+function connect() {
+  connection = keepConnected({
+    url: socketUrl(address),
+    onConnecting(attempt) {
+      state("connecting");
+      veil(attempt === 0 ? { title: "Connecting to your terminal", text: "One moment…", spin: true } : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
+    },
+    onConnected() {
+      state("connected");
+      $("veil").hidden = true;
+      screen.restart();
+      if (!document.activeElement?.closest("header, dialog")) screen.term.focus();
+    },
+    onBytes(bytes) {
+      screen.term.write(bytes);
+      if (!$("note").hidden) note("");
+    },
+    onLive: live,
+    onLost: lost,
+    onEnded: end,
+    stillThere: () => stillThere(address),
+  });
+}
+
+async function copy() {
+  const text = screen.term.getSelection();
+  if (!text) note("Select something with the mouse first, then copy it.");
+  else await navigator.clipboard?.writeText(text).then(() => note("Copied."), () => note("This browser does not let pages copy. Press Ctrl+C."));
+  screen.term.focus();
+}
+
+async function paste() {
+  const text = await navigator.clipboard?.readText?.().catch(() => null);
+  if (text) screen.term.paste(text);
+  else note("This browser does not let pages read the clipboard. Press Ctrl+Shift+V.");
+  screen.term.focus();
+}
+
+function setUpKeys() {
+  screen.term.attachCustomKeyEventHandler((event) => {
+    const shifted = event.ctrlKey && event.shiftKey && !event.altKey;
+    // Not the terminal's: the browser pastes, and we copy.
+    if (shifted && event.code === "KeyV") return false;
+    if (shifted && event.code === "KeyC") {
+      event.preventDefault();
+      if (event.type === "keydown") copy();
+      return false;
+    }
+    return true;
+  });
+  onChord(() => $("home").focus());
+}
+
+setUpKeys();
+if (address) {
+  $("view-only").hidden = !address.viewOnly;
+  hideTools(address);
+  $("desktop-open").href = otherPage(address);
+  $("retry").addEventListener("click", () => connection.retryNow());
+  $("copy").addEventListener("click", copy);
+  $("paste").addEventListener("click", paste);
+  $("size").addEventListener("click", () => {
+    connection.send(new TextEncoder().encode(` stty cols ${screen.term.cols} rows ${screen.term.rows}\r`));
+    screen.term.focus();
+  });
+  $("restart-open").addEventListener("click", async () => {
+    note(await askAndRestart(address));
+    screen.term.focus();
+  });
+  setUpWarning(() => screen.term.focus());
+  if (!address.share) warnOf(address);
+  connect();
+} else {
+  end("address");
+}
+// Another link in the same tab is another desktop.
+addEventListener("hashchange", () => location.reload());

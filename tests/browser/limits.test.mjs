@@ -1,0 +1,78 @@
+// A desktop that nobody uses, one whose time is up, one that stands still: told on every page about it, with the button that helps.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { axe, bars, browse, call, machines, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+
+let server;
+before(async () => (server = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1")));
+after(async () => {
+  const { code, left } = await server.close();
+  assert.equal(code, 0, server.log);
+  assert.deepEqual(left, [], "run folders are left");
+});
+
+const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
+
+/** Looks at the page in both themes, on a wide screen and on a phone. */
+async function inspect(page, name, seen) {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    for (const size of [{ width: 1280, height: 800 }, { width: 360, height: 740 }]) {
+      await page.setViewportSize(size);
+      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
+      const where = `${name}-${colorScheme}-${size.width}`;
+      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
+      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+  await page.setViewportSize({ width: 1280, height: 800 });
+}
+
+test("a desktop nobody uses is warned of, kept by a click, and a crash is told", async () => {
+  const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await signUp(page, server.url, "idler");
+  const vm = await startDesktop(page);
+  await bars(page);
+  const home = await context.newPage();
+  await home.goto(server.url);
+  await home.locator("#vm-open").waitFor();
+  await warned(home, /stops in \d+ s[\s\S]*Keep it running/);
+  await inspect(home, "home-warning", seen);
+  await page.bringToFront();
+  await warned(page, /Nobody has used your desktop[\s\S]*Keep it running/);
+  await showBar(page);
+  await inspect(page, "desktop-warning", seen);
+  await page.locator("#warning-act").click();
+  await page.locator("#warning").waitFor({ state: "hidden" });
+  assert.ok((await call(page, "GET", `/vms/${vm.vmid}`)).body.idle_s < 10);
+  await until("the other page knows", async () => !(await home.locator("#warning").isVisible()));
+
+  await page.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
+  await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  await page.keyboard.press("Enter");
+  await page.keyboard.type("echo c > /proc/sysrq-trigger");
+  await page.keyboard.press("Enter");
+  await warned(page, /has crashed\. Restart it/);
+  await inspect(page, "terminal-crashed", seen);
+  await page.locator("#warning-act").click();
+  await page.locator("#warning").waitFor({ state: "hidden" });
+  await page.goto(server.url);
+  await until("the home page says so too", async () => /Standing still/i.test(await page.locator("#vm-state").innerText()));
+  await inspect(page, "home-crashed", seen);
+  await page.locator("#vm-restart").click();
+  await page.locator("#restart").waitFor();
+  await inspect(page, "home-restart", seen);
+  await page.locator('#restart button[value="reset"]').click();
+  await until("it runs again", async () => /Running/.test(await page.locator("#vm-state").innerText()));
+  assert.equal((await machines(page))[0].pid, vm.pid);
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  assert.deepEqual(seen, []);
+  assert.deepEqual(troubles, []);
+  await close();
+});

@@ -1,0 +1,90 @@
+// A desktop shared by a link: made in the dialog, opened by somebody without an account, revoked.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import { axe, bars, browse, call, keysOf, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+
+let server;
+before(async () => (server = await Server.start("stop_vms_on_exit = true")));
+after(async () => {
+  const { code, left } = await server.close();
+  assert.equal(code, 0, server.log);
+  assert.deepEqual(left, [], "run folders are left");
+});
+
+/** Looks at the page in both themes, on a wide screen and on a phone. */
+async function inspect(page, name, seen) {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    for (const size of [{ width: 1280, height: 800 }, { width: 360, height: 740 }]) {
+      await page.setViewportSize(size);
+      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
+      const where = `${name}-${colorScheme}-${size.width}`;
+      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
+      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+  await page.setViewportSize({ width: 1280, height: 800 });
+}
+
+test("a link shows the desktop to somebody without an account, lets nothing through, and ends when it is revoked", async () => {
+  const owner = await browse({ reducedMotion: "reduce" });
+  const guest = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await signUp(owner.page, server.url, "sharer");
+  const vm = await startDesktop(owner.page);
+  const serial = await server.serial(vm.vmid);
+  await owner.page.goto(server.url);
+  await owner.page.locator("#vm-share").click();
+  await owner.page.locator("#share-make").click();
+  const link = await until("the link is shown", () => owner.page.locator("#share-link").inputValue());
+  assert.match(link, /\/novnc\/\?path=ws\/\d+&view=1#share=[\w-]{43}$/);
+  await owner.page.locator('#share input[value="yes"]').check();
+  await owner.page.locator("#share-make").click();
+  await until("both links are listed", async () => (await owner.page.locator("#share-list li").count()) === 2);
+  const control = await owner.page.locator("#share-link").inputValue();
+  assert.doesNotMatch(control, /view=1/);
+  await inspect(owner.page, "share", seen);
+
+  await guest.page.goto(link);
+  await bars(guest.page);
+  await guest.page.keyboard.type("no");
+  await showBar(guest.page);
+  assert.ok(await guest.page.locator("#view-only").isVisible());
+  for (const tool of ["#stop-open", "#restart-open", "#keys-open", "#text-open"]) assert.ok(!(await guest.page.locator(tool).isVisible()), tool);
+  await inspect(guest.page, "share-guest", seen);
+  await showBar(guest.page);
+  await guest.page.locator("#terminal-open").click();
+  await until("the terminal shows what was", async () => /tiny:.up/.test(await guest.page.locator(".xterm-rows").innerText()));
+  assert.ok(await guest.page.locator("#view-only").isVisible());
+  await guest.page.goBack();
+  await bars(guest.page);
+
+  const driver = await guest.context.newPage();
+  await driver.goto(control);
+  await bars(driver);
+  await driver.keyboard.type("k");
+  await until("the guest has the driver's key", () => keysOf(serial).length);
+  assert.deepEqual(keysOf(serial), [37], "and none of who only looks");
+
+  await owner.page.locator("#share-list button").first().click();
+  await guest.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
+  assert.match(await guest.page.locator("#veil").innerText(), /This link has ended/);
+  await inspect(guest.page, "share-ended", seen);
+  await guest.page.reload();
+  await until("a link that has ended says so at once", async () => /This link has ended/.test(await guest.page.locator("#veil").innerText()));
+  assert.equal(await driver.evaluate(() => document.documentElement.dataset.state), "connected", "the other link works on");
+  await until("one link is left", async () => (await owner.page.locator("#share-list li").count()) === 1);
+  await call(owner.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await driver.waitForFunction(() => document.documentElement.dataset.state === "ended");
+  assert.match(await driver.locator("#veil").innerText(), /This desktop has stopped/);
+  serial.close();
+  assert.doesNotMatch(server.log, /share=/, "a token is in the log");
+  assert.deepEqual(seen, []);
+  assert.deepEqual(owner.troubles, []);
+  await Promise.all([owner.close(), guest.close()]);
+});

@@ -1,0 +1,79 @@
+//! What QEMU tells of a running guest: crashes, a full disk, resets, each written down and shown to who can do something about it.
+
+mod common;
+
+use common::{Server, stand_in, until};
+use serde_json::{Value, json};
+
+#[test]
+fn stand_in_for_qemu() {
+    stand_in::play();
+}
+
+fn path_of(vm: &Value) -> String {
+    format!("/vms/{}", vm["vmid"].as_str().expect("vmid"))
+}
+
+fn wait_for_pause(server: &Server, token: &str, vm: &Value, wanted: &Value) -> Value {
+    until(&format!("paused is {wanted}"), || {
+        let now = server.call("GET", &path_of(vm), token, &Value::Null).json;
+        (now["paused"] == *wanted).then_some(now)
+    })
+}
+
+fn wait_for_event(server: &Server, kind: &str, detail: &str) {
+    until(&format!("the event {kind} {detail} is written down"), || {
+        let sql = format!("select count(*) from vm_events where kind = '{kind}' and detail like '{detail}'");
+        (server.count(&sql) > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_guest_whose_kernel_crashes_stands_still_and_a_restart_helps() {
+    let server = Server::start();
+    let token = server.sign_up("crasher");
+    let vm = server.launch(&token);
+    let mut serial = server.serial(&vm);
+    serial.wait_for("fbdemo 1024x768");
+    assert_eq!(server.call("GET", &path_of(&vm), &token, &Value::Null).json["paused"], Value::Null);
+    let resume = format!("{}/resume", path_of(&vm));
+    assert_eq!(server.call("POST", &resume, &token, &Value::Null).status, 200, "one that runs goes on");
+    serial.send("\necho c > /proc/sysrq-trigger\n");
+    wait_for_pause(&server, &token, &vm, &json!("guest panic"));
+    wait_for_event(&server, "panic", "the guest''s kernel crashed");
+    let refused = server.call("POST", &resume, &token, &Value::Null);
+    assert_eq!((refused.status, refused.code()), (409, "guest_panicked"), "{refused:?}");
+    serial.text.clear();
+    let restart = server.call("POST", &format!("{}/restart", path_of(&vm)), &token, &Value::Null);
+    assert_eq!(restart.status, 200, "{restart:?}");
+    serial.wait_for("tiny: up");
+    wait_for_pause(&server, &token, &vm, &Value::Null);
+    wait_for_event(&server, "reset", "by the host (%");
+    serial.wait_for("fbdemo 1024x768");
+    serial.send("\nreboot -f\n");
+    wait_for_event(&server, "reset", "by the guest (%");
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
+fn a_full_disk_pauses_the_guest_is_told_survives_a_server_and_ends_with_resume() {
+    let server = stand_in::server("disk-full", "");
+    let token = server.sign_up("full");
+    let vm = server.launch(&token);
+    wait_for_pause(&server, &token, &vm, &json!("disk full"));
+    wait_for_event(&server, "disk", "hd0: the host''s disk is full; the guest stands still");
+    let text = std::fs::read_to_string(server.config_file()).expect("settings");
+    let mut server = server;
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    std::fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    wait_for_pause(&server, &token, &vm, &json!("disk full"));
+    let answer = server.call("POST", &format!("{}/resume", path_of(&vm)), &token, &Value::Null);
+    assert_eq!((answer.status, &answer.json["paused"]), (200, &Value::Null), "{answer:?}");
+    wait_for_event(&server, "resume", "");
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}

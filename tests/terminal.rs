@@ -1,0 +1,123 @@
+//! Terminals on a real guest's serial console: what is typed, what is kept, who may look, how it ends, what survives.
+
+mod common;
+
+use common::{Server, closed, until};
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+fn vmid(vm: &Value) -> &str {
+    vm["vmid"].as_str().expect("vmid")
+}
+
+#[test]
+fn a_terminal_types_into_the_guest_and_later_ones_see_what_was() {
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 4", "");
+    let token = server.sign_up("typist");
+    let vm = server.launch(&token);
+    let mut first = server.serial(&vm);
+    first.wait_for("tiny: up");
+    first.send("\n");
+    first.wait_for("# ");
+    first.send("echo six times seven is $((6 * 7))\n");
+    first.wait_for("six times seven is 42");
+    let seen = server.call("GET", &format!("/vms/{}", vmid(&vm)), &token, &Value::Null).json;
+    assert_eq!((&seen["connected"], &seen["idle_s"]), (&json!(true), &json!(0)), "typing is input: {seen}");
+
+    let mut second = server.serial(&vm);
+    second.wait_for("six times seven is 42");
+    until("what is kept has an end", || {
+        second.read();
+        (second.marks == 1).then_some(())
+    });
+    second.send("echo typed by the $((1 + 1))nd\n");
+    first.wait_for("typed by the 2nd");
+    second.wait_for("typed by the 2nd");
+
+    // More than is kept: a new terminal gets the end of it, from the beginning of a line.
+    first.send("seq 100000 102000; echo the $((1 + 2))rd\n");
+    first.wait_for("the 3rd");
+    let mut late = server.serial(&vm);
+    late.wait_for("the 3rd");
+    assert!(late.text.len() <= 4096 + 64, "{} bytes", late.text.len());
+    let line = late.text.lines().next().expect("a line");
+    assert!(line.len() == 6 && line.starts_with("10"), "it begins with {line:?}");
+
+    server.stop(&token, &vm);
+    for terminal in [&mut first, &mut second, &mut late] {
+        assert_eq!(closed(&mut terminal.socket), (1000, "VM stopped".to_owned()));
+    }
+    until("terminals are in the list of connections", || {
+        let sql = "select count(*) from connection_events where console = 'serial' and kind = 'disconnect' \
+                   and reason = '1000 VM stopped' and bytes_to_browser > 0";
+        (server.count(sql) == 3).then_some(())
+    });
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_terminal_that_does_not_read_costs_nothing_and_is_moved_ahead() {
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 16", "");
+    let token = server.sign_up("flood");
+    let vm = server.launch(&token);
+    let mut quick = server.serial(&vm);
+    quick.wait_for("tiny: up");
+    let mut slow = server.serial(&vm);
+    // The kernel takes some hundred KB for somebody who does not read.
+    quick.send("\nyes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 400000; echo the $((1 + 3))th\n");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(180);
+    while !quick.text.contains("the 4th") {
+        assert!(std::time::Instant::now() < end, "the guest does not come to an end");
+        quick.read();
+        let keep = quick.text.len().saturating_sub(100);
+        quick.text.drain(..keep);
+    }
+    slow.wait_for("the 4th");
+    assert!(slow.text.contains("KB were skipped: this terminal was too slow"), "{} bytes", slow.text.len());
+    server.end();
+}
+
+#[test]
+fn only_its_owner_and_administrators_have_a_vms_terminal_and_a_log_out_ends_it() {
+    let server = Server::start();
+    let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
+    let vm = server.launch(&owner);
+    let path = format!("/ws/{}/serial", vm["http_port"]);
+    assert_eq!(server.websocket(&path, &[]).map(drop), Err(401));
+    assert_eq!(server.terminal(&stranger, &vm).map(drop), Err(404));
+    let bearer = format!("Bearer {owner}");
+    let foreign = [("authorization", bearer.as_str()), ("origin", "https://evil.example")];
+    assert_eq!(server.websocket(&path, &foreign).map(drop), Err(403));
+    assert_eq!(server.call("GET", &path, &owner, &Value::Null).status, 426);
+    let mut terminal = server.terminal(&owner, &vm).expect("its owner");
+    terminal.socket.send(Message::Text("\n".into())).expect("text is taken for what is typed");
+    assert_eq!(server.call("POST", "/auth/logout", &owner, &Value::Null).status, 204);
+    assert_eq!(closed(&mut terminal.socket), (1008, "signed out".to_owned()));
+    server.end();
+}
+
+#[test]
+fn a_server_that_was_killed_has_its_terminals_again() {
+    let server = Server::with("tls = \"off\"", "", "");
+    let token = server.sign_up("survivor");
+    let vm = server.launch(&token);
+    let mut terminal = server.serial(&vm);
+    terminal.wait_for("tiny: up");
+    terminal.send("\nread answer\n");
+    terminal.wait_for("read answer");
+    let mut server = server;
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let mut server = Server::run(folder);
+    let mut terminal = server.serial(&vm);
+    terminal.send("yes\necho the shell heard $answer, it is the same\n");
+    terminal.wait_for("the shell heard yes, it is the same");
+    server.kill("-TERM");
+    assert_eq!(closed(&mut terminal.socket), (1001, "server going away".to_owned()));
+    let (code, folder, said) = server.wait();
+    assert_eq!(code, Some(0), "{said}");
+    let server = Server::run(folder);
+    server.stop(&token, &vm);
+    server.end();
+}
