@@ -1,0 +1,308 @@
+//! What people keep, on real guests: disks that outlive their VM, overlays of disk images, snapshots with memory and without.
+
+mod common;
+
+use common::{Answer, Serial, Server, image, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+const PLAIN: &str = "tls = \"off\"\nstop_vms_on_exit = true";
+const OWN: &str = "base_image = \"{VM_BASE_DIR}/uploads\"";
+
+fn uid(server: &Server, token: &str) -> String {
+    server.call("GET", "/auth/me", token, &Value::Null).json["user"]["id"].as_str().expect("id").to_owned()
+}
+
+fn folder_of(server: &Server, token: &str) -> PathBuf {
+    server.base().join("users").join(uid(server, token))
+}
+
+fn run(server: &Server, token: &str, body: &Value) -> Value {
+    let answer = server.call("POST", "/run-iso", token, body);
+    assert_eq!(answer.status, 200, "{answer:?}\n{}", server.said());
+    answer.json["vm"].clone()
+}
+
+fn terminal(server: &Server, token: &str, vm: &Value) -> Serial {
+    server.terminal(token, vm).expect("a terminal")
+}
+
+/// Types a command until the guest's shell has answered it.
+fn sh(serial: &mut Serial, command: &str, wanted: &str) {
+    serial.text.clear();
+    serial.send(&format!("{command}\n"));
+    serial.wait_for(wanted);
+}
+
+fn snapshots(server: &Server, token: &str, vm: &Value, method: &str, rest: &str, body: &Value) -> Answer {
+    server.call(method, &format!("/vms/{}/snapshots{rest}", vm["vmid"].as_str().expect("vmid")), token, body)
+}
+
+fn disks(server: &Server, token: &str) -> Value {
+    server.call("GET", "/disks", token, &Value::Null).json
+}
+
+#[test]
+fn what_a_guest_writes_to_a_kept_disk_is_there_next_time() {
+    let server = Server::start();
+    let token = server.sign_up("keeper");
+    let none = server.call("POST", "/run-iso", &token, &json!({"disk": "work"}));
+    assert_eq!((none.status, none.code()), (404, "disk_not_found"), "{none:?}");
+    server.assert_nothing_left();
+    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    assert_eq!((&vm["persistence"], &vm["disk"], &vm["disk_gb"]), (&json!("persistent"), &json!("work"), &json!(1)));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(
+        &mut serial,
+        "echo kept-$((40+2)) | dd of=/dev/vda conv=sync bs=512 2>/dev/null; sync; echo done-$((1+1))",
+        "done-2",
+    );
+    for (method, path, body) in
+        [("DELETE", "/disks/work", Value::Null), ("POST", "/disks/work/grow", json!({"size_gb": 2}))]
+    {
+        let answer = server.call(method, path, &token, &body);
+        assert_eq!((answer.status, answer.code()), (409, "disk_in_use"), "{answer:?}");
+    }
+    assert_eq!(disks(&server, &token)["disks"][0]["vmid"], vm["vmid"]);
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    let grown = server.call("POST", "/disks/work/grow", &token, &json!({"size_gb": 2}));
+    assert_eq!((grown.status, &grown.json["disk"]["size_gb"]), (200, &json!(2)), "{grown:?}");
+    let shrunk = server.call("POST", "/disks/work/grow", &token, &json!({"size_gb": 1}));
+    assert_eq!((shrunk.status, &shrunk.json["field"]), (422, &json!("size_gb")));
+    // The old version's field, with the path of the file.
+    let path = folder_of(&server, &token).join("disks/work.qcow2");
+    let vm = run(&server, &token, &json!({"install_disk_path": path}));
+    assert_eq!((&vm["disk"], &vm["disk_gb"]), (&json!("work"), &json!(2)));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(&mut serial, "dd if=/dev/vda bs=7 count=1 2>/dev/null", "kept-42");
+    server.stop(&token, &vm);
+    let stranger = server.sign_up("stranger");
+    for body in [json!({"disk": "work"}), json!({"install_disk_path": path})] {
+        assert_eq!(server.call("POST", "/run-iso", &stranger, &body).status, 404, "{body}");
+    }
+    assert_eq!(server.call("DELETE", "/disks/work", &stranger, &Value::Null).status, 404);
+    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
+    assert_eq!(disks(&server, &token)["disks"], json!([]));
+    server.end();
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_new_disk_and_keeps_an_old_one() {
+    let folder = common::folder();
+    let text = common::settings(&folder.path().join("b"), PLAIN, "disk_quota_gb = 3\nboot_seconds = 5", "");
+    let broken = folder.path().join("qemu");
+    fs::write(
+        &broken,
+        "#!/bin/sh\ncase $* in *--version*) exec qemu-system-x86_64 --version;; esac\necho no luck >&2; exit 1\n",
+    )
+    .expect("qemu");
+    Command::new("chmod").arg("755").arg(&broken).status().expect("chmod");
+    fs::write(folder.path().join("vmshare.toml"), format!("qemu_bin = {broken:?}\n{text}")).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("unlucky");
+    let failed = server.call("POST", "/run-iso", &token, &json!({"disk": "new", "data_disk_gb": 1}));
+    assert!(
+        failed.status == 500 && failed.json["detail"].as_str().is_some_and(|d| d.contains("no luck")),
+        "{failed:?}"
+    );
+    let made = server.call("POST", "/disks", &token, &json!({"name": "old", "size_gb": 1}));
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "old", "size_gb": 1})).code(), "disk_exists");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "big", "size_gb": 3})).code(), "quota_exceeded");
+    assert_eq!(server.call("POST", "/run-iso", &token, &json!({"disk": "old"})).status, 500);
+    server.assert_nothing_left();
+    let left: Vec<String> = fs::read_dir(folder_of(&server, &token).join("disks"))
+        .expect("disks")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(left, ["old.qcow2"]);
+    server.end();
+}
+
+#[test]
+fn a_disk_image_boots_through_an_overlay_and_a_kept_one_without_any_iso() {
+    let server = Server::with(PLAIN, "", OWN);
+    let token = server.sign_up("imager");
+    let images = folder_of(&server, &token).join("images");
+    fs::create_dir_all(&images).expect("folder");
+    // The test image boots from a disk as well as from a CD.
+    fs::copy(image(), images.join("tiny.raw")).expect("image");
+    let before = fs::read(images.join("tiny.raw")).expect("image");
+    let vm = run(&server, &token, &json!({"iso": "tiny.raw"}));
+    assert_eq!((&vm["iso"], &vm["persistence"]), (&json!("tiny.raw"), &json!("ephemeral")));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(&mut serial, "dd if=/dev/zero of=/dev/vda bs=1M count=1 2>/dev/null; sync; echo done-$((1+1))", "done-2");
+    let used = server.call("DELETE", "/isos/tiny.raw", &token, &Value::Null);
+    assert_eq!((used.status, used.code()), (409, "image_in_use"));
+    server.stop(&token, &vm);
+    assert!(fs::read(images.join("tiny.raw")).expect("image") == before, "the guest wrote into the image");
+    // A kept disk made from it boots with no ISO anywhere.
+    let made = server.call("POST", "/disks", &token, &json!({"name": "installed", "image": "tiny.raw"}));
+    assert_eq!((made.status, &made.json["disk"]["image"]), (201, &json!("tiny.raw")), "{made:?}");
+    let vm = run(&server, &token, &json!({"disk": "installed"}));
+    assert_eq!(vm["iso"], Value::Null);
+    terminal(&server, &token, &vm).wait_for("tiny: up");
+    server.stop(&token, &vm);
+    let used = server.call("DELETE", "/isos/tiny.raw", &token, &Value::Null);
+    assert!(used.status == 409 && used.json["detail"].as_str().is_some_and(|d| d.contains("installed")), "{used:?}");
+    server.end();
+}
+
+#[test]
+fn a_profile_with_a_base_disk_starts_everybody_from_it() {
+    let folder = common::folder();
+    let base = folder.path().join("class.raw");
+    fs::copy(image(), &base).expect("image");
+    let profile = format!("base_disk = {base:?}\npersistence = \"persistent\"\n{OWN}");
+    let text = common::settings(&folder.path().join("b"), PLAIN, "", &profile);
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("pupil");
+    let vm = run(&server, &token, &Value::Null);
+    assert_eq!((&vm["disk"], &vm["iso"]), (&json!("default"), &json!("class.raw")));
+    terminal(&server, &token, &vm).wait_for("tiny: up");
+    server.stop(&token, &vm);
+    let kept = disks(&server, &token)["disks"][0].clone();
+    assert_eq!((&kept["name"], &kept["image"]), (&json!("default"), &json!("class.raw")));
+    server.end();
+}
+
+#[test]
+fn hostile_and_broken_disk_images_are_refused() {
+    let server = Server::with(PLAIN, "", OWN);
+    let token = server.sign_up("hostile");
+    let images = folder_of(&server, &token).join("images");
+    fs::create_dir_all(&images).expect("folder");
+    let qcow2 = images.join("evil.qcow2");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-u", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw"])
+        .arg(&qcow2)
+        .arg("1G")
+        .status();
+    assert!(made.expect("qemu-img").success());
+    let refused = server.call("POST", "/run-iso", &token, &json!({"iso": "evil.qcow2"}));
+    assert!(
+        refused.status == 422 && refused.json["detail"].as_str().is_some_and(|d| d.contains("overlay")),
+        "{refused:?}"
+    );
+    fs::write(images.join("noise.qcow2"), vec![7; 20_000_000]).expect("noise");
+    assert_eq!(server.call("POST", "/run-iso", &token, &json!({"iso": "noise.qcow2"})).status, 422);
+    // A disk that is none any more.
+    fs::create_dir_all(folder_of(&server, &token).join("disks")).expect("folder");
+    fs::write(folder_of(&server, &token).join("disks/bad.qcow2"), b"x").expect("disk");
+    let bad = server.call("POST", "/run-iso", &token, &json!({"disk": "bad"}));
+    assert_eq!((bad.status, &bad.json["field"]), (422, &json!("disk")), "{bad:?}");
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_snapshot_brings_disk_and_memory_back() {
+    let server = Server::start();
+    let token = server.sign_up("saver");
+    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    let write = |serial: &mut Serial, word: &str| {
+        sh(
+            serial,
+            &format!(
+                "echo {word} > /tmp/note; echo {word} | dd of=/dev/vda conv=sync bs=512 2>/dev/null; sync; echo done-$((1+1))"
+            ),
+            "done-2",
+        );
+    };
+    write(&mut serial, "before");
+    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json, json!({"snapshots": []}));
+    let made = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"}));
+    assert_eq!(
+        (made.status, &made.json["snapshot"]["name"], &made.json["snapshot"]["memory"]),
+        (201, &json!("clean"), &json!(true))
+    );
+    assert!(made.json["snapshot"]["size"].as_u64().is_some_and(|size| size > 1 << 20), "{made:?}");
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"})).code(), "snapshot_exists");
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "a,b"})).status, 422);
+    write(&mut serial, "foolish");
+    let back = snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null);
+    assert_eq!(back.status, 200, "{back:?}");
+    sh(&mut serial, "cat /tmp/note; dd if=/dev/vda bs=6 count=1 2>/dev/null; echo said-$((1+1))", "said-2");
+    assert!(serial.text.matches("before").count() == 2 && !serial.text.contains("foolish\r\n"), "{:?}", serial.text);
+    for (method, rest) in [("POST", "/nothing/restore"), ("DELETE", "/nothing")] {
+        assert_eq!(snapshots(&server, &token, &vm, method, rest, &Value::Null).code(), "snapshot_not_found");
+    }
+    let stranger = server.sign_up("stranger");
+    assert_eq!(snapshots(&server, &stranger, &vm, "GET", "", &Value::Null).status, 404);
+    write(&mut serial, "after");
+    server.stop(&token, &vm);
+    // Of the stopped VM, by its disk.
+    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json["snapshots"][0]["name"], "clean");
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "cold"})).status, 201);
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null).status, 200);
+    assert_eq!(snapshots(&server, &token, &vm, "DELETE", "/clean", &Value::Null).status, 204);
+    let vm = run(&server, &token, &json!({"disk": "work"}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(&mut serial, "dd if=/dev/vda bs=6 count=1 2>/dev/null", "before");
+    let left = snapshots(&server, &token, &vm, "DELETE", "/cold", &Value::Null);
+    assert_eq!(left.status, 204, "{left:?}");
+    assert_eq!(disks(&server, &token)["disks"][0]["snapshots"], 0);
+    server.stop(&token, &vm);
+    until("the audit trail has all of it", || {
+        (server.count("select count(*) from audit where action like '%snapshot'") == 6).then_some(())
+    });
+    server.end();
+}
+
+#[test]
+fn a_vm_without_a_disk_is_told_the_remedy() {
+    let server = Server::start();
+    let token = server.sign_up("diskless");
+    let vm = server.launch(&token);
+    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json, json!({"snapshots": []}));
+    let refused = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "x"}));
+    assert!(
+        refused.status == 409 && refused.json["detail"].as_str().is_some_and(|d| d.contains("data_disk_gb")),
+        "{refused:?}"
+    );
+    server.stop(&token, &vm);
+    let ended = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "x"}));
+    assert_eq!((ended.status, ended.code()), (409, "no_disk"), "{ended:?}");
+    server.end();
+}
+
+#[test]
+fn a_users_folder_comes_back_from_a_backup() {
+    let server = Server::start();
+    let token = server.sign_up("backup");
+    let made = server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
+    assert_eq!(made.status, 201, "{made:?}");
+    let folder = folder_of(&server, &token);
+    fs::create_dir_all(folder.join("images")).expect("folder");
+    fs::copy(image(), folder.join("images/mine.iso")).expect("image");
+    let backup = server.base().join("backup");
+    assert!(Command::new("cp").arg("-a").arg(&folder).arg(&backup).status().expect("cp").success());
+    let listed = (
+        disks(&server, &token)["disks"].clone(),
+        server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone(),
+    );
+    fs::remove_dir_all(&folder).expect("lost");
+    assert_eq!(disks(&server, &token)["disks"], json!([]));
+    assert!(Command::new("cp").arg("-a").arg(&backup).arg(&folder).status().expect("cp").success());
+    assert_eq!(
+        (
+            disks(&server, &token)["disks"].clone(),
+            server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone()
+        ),
+        listed
+    );
+    let vm = run(&server, &token, &json!({"disk": "work", "iso": "mine.iso"}));
+    server.stop(&token, &vm);
+    server.end();
+}
