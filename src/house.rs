@@ -30,9 +30,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Between two attempts to hand a piece of an upload to threads that have too much to do.
-const STORE_PAUSE: Duration = Duration::from_millis(5);
-
 /// Who gets an event or a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {
@@ -177,13 +174,12 @@ impl House {
         self.disk.call(job).await.map_err(Problem::from)
     }
 
-    /// Runs `job` on the threads that write uploads, as soon as they have time.
+    /// Runs `job` on the threads that write uploads, in its turn: uploads are bounded by their number.
     ///
     /// # Errors
     /// 500 when the job broke.
     pub async fn store<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let pause = || self.clock.sleep(STORE_PAUSE);
-        self.store.call_in_turn(pause, job).await.map_err(Problem::from)
+        self.store.call_in_turn(job).await.map_err(Problem::from)
     }
 
     /// `work` or nothing after `limit`; only for plain waits.

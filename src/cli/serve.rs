@@ -69,7 +69,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         spawner: tasks.spawner(),
         db,
         disk: Pool::start("disk", 2, limits.disk_queue).map_err(thread)?,
-        store: Pool::start("store", 2, limits.store_queue).map_err(thread)?,
+        store: Pool::start("store", 2, 0).map_err(thread)?,
         layout: Layout::new(&config.base_dir),
         claims: Claims::default(),
         uploads: Uploads::default(),

@@ -78,8 +78,6 @@ settings! {
         uploads_per_user: u32 = "8", 1..=1000;
         /// How long an unfinished upload is kept after it was last worked on, in hours.
         upload_expire_hours: u32 = "48", 1..=8760;
-        /// Pieces of uploads that may wait for the threads that store them; an upload waits when it is full.
-        store_queue: usize = "256", 1..=1_000_000;
         /// Disk space left alone: uploads and new disks are refused (507) when less would remain, in MB.
         free_space_mb: u64 = "512", 0..=1_073_741_824;
         /// Kept disks of one user together, by the size the guest sees, in GiB; 413 above.

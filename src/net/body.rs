@@ -1,6 +1,6 @@
-//! A large request's body on its way from the connection to its story: two buffers, and back-pressure to the socket.
+//! A large request's body on its way from the connection to its story: three buffers, and back-pressure to the socket.
 //!
-//! The connection fills one buffer while the story has the other. When the story is behind, the connection stops reading and the
+//! The connection fills one buffer while the story has the others. When the story is behind, the connection stops reading and the
 //! client's window closes; when the client is behind, the story waits. Nothing is read before the story asks for the first piece, so
 //! a refusal needs no body, and `100 Continue` is only sent to who may go on.
 //! However it ends, the story learns it: the whole body, or a [`Broken`].
@@ -12,8 +12,10 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// Bytes of a buffer; an upload holds at most two.
-pub const BUFFER_BYTES: usize = 96 * 1024;
+/// Bytes of a buffer.
+pub const BUFFER_BYTES: usize = 72 * 1024;
+/// Buffers of a body: one that is filled, the others with the story.
+pub const BUFFERS: usize = 3;
 
 /// Bytes of a body.
 pub struct Buffer {
@@ -69,7 +71,9 @@ enum End {
 
 struct Shared {
     filling: RefCell<Option<Buffer>>,
-    spare: RefCell<Option<Buffer>>,
+    spare: RefCell<Vec<Buffer>>,
+    /// How many there are.
+    made: Cell<usize>,
     end: Cell<Option<End>>,
     /// The story has asked for bytes.
     wanted: Cell<bool>,
@@ -109,6 +113,7 @@ pub fn body(length: Option<u64>, conn: u64, notify: Notify) -> (Inlet, Incoming)
     let shared = Rc::new(Shared {
         filling: RefCell::default(),
         spare: RefCell::default(),
+        made: Cell::new(0),
         end: Cell::new(None),
         wanted: Cell::new(false),
         waiting: RefCell::default(),
@@ -159,7 +164,7 @@ impl Incoming {
     /// Returns a buffer for further bytes.
     pub fn give_back(&self, mut buffer: Buffer) {
         buffer.len = 0;
-        *self.0.spare.borrow_mut() = Some(buffer);
+        self.0.spare.borrow_mut().push(buffer);
         if self.0.stopped.replace(false) {
             (self.0.notify)(self.0.conn);
         }
@@ -175,8 +180,11 @@ impl Inlet {
         }
         let mut filling = self.0.filling.borrow_mut();
         if filling.is_none() {
-            // Two in all: one here, one with the story.
-            *filling = self.0.spare.borrow_mut().take().or_else(|| Some(Buffer::new()));
+            *filling = self.0.spare.borrow_mut().pop();
+            if filling.is_none() && self.0.made.get() < BUFFERS {
+                self.0.made.set(self.0.made.get() + 1);
+                *filling = Some(Buffer::new());
+            }
         }
         filling.as_ref().map_or(0, |buffer| BUFFER_BYTES - buffer.len)
     }

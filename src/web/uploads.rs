@@ -15,15 +15,16 @@ use super::Req;
 use crate::config::Profile;
 use crate::db::uploads::{self, Reserved, Room, UploadRow};
 use crate::house::Cx;
-use crate::net::body::Broken;
+use crate::net::body::{BUFFERS, Broken, Buffer, Incoming};
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Cancel, Latch};
 use crate::store::images;
 use crate::store::names::{self, Format};
 use crate::store::stage::{Progress, Stage, StageError};
+use crate::work::lane::{Done, Lane};
 use jiff::Timestamp;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -104,6 +105,55 @@ impl Drop for Work {
             over.set(());
         }
     }
+}
+
+/// Brings a body to `sink`, piece by piece and in order, until it ends one way or the other. The sink comes back in each case.
+async fn pour<S: Send + 'static>(
+    cx: &Cx,
+    incoming: &Incoming,
+    taken_over: &Cancel,
+    sink: S,
+    work: fn(&mut S, &Buffer) -> Result<(), Problem>,
+) -> Result<(S, Result<(), Problem>), Problem> {
+    let lane = Lane::new(&cx.store, sink, work);
+    let mut out: VecDeque<Done<Buffer, Problem>> = VecDeque::new();
+    let mut came = Ok(());
+    loop {
+        let next = match taken_over.or(incoming.next()).await {
+            Ok(Ok(next)) => next,
+            Ok(Err(why)) => {
+                came = Err(broken(why));
+                None
+            }
+            Err(_) => {
+                came = Err(Problem::conflict("taken_over", "Another request goes on with this upload."));
+                None
+            }
+        };
+        let is_over = next.is_none();
+        out.extend(next.map(|buffer| lane.add(buffer)));
+        // One is filled meanwhile.
+        while out.len() >= BUFFERS - 1 || is_over && !out.is_empty() {
+            let Some(Ok((buffer, written))) = (match out.pop_front() {
+                Some(done) => Some(done.await),
+                None => None,
+            }) else {
+                continue;
+            };
+            incoming.give_back(buffer);
+            if written.is_err() {
+                came = written;
+            }
+        }
+        if is_over || came.is_err() {
+            break;
+        }
+    }
+    for done in out {
+        let _ = done.await;
+    }
+    let sink = lane.into_sink().ok_or_else(|| Problem::internal("The upload broke off; the server's log says why."))?;
+    Ok((sink, came))
 }
 
 fn new_id() -> String {

@@ -5,12 +5,13 @@
 //! A job that panics ends alone: its answer is dropped, the thread goes on.
 
 pub mod hash;
+pub mod lane;
 
 use crate::reactor::task::oneshot;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -34,7 +35,33 @@ impl fmt::Display for Refused {
 
 /// Named threads that share one bounded queue. Dropping the last handle ends them after the queued jobs.
 #[derive(Clone)]
-pub struct Pool(SyncSender<Job>);
+pub struct Pool(Arc<Handle>);
+
+/// What the handles share; its end is the threads'.
+struct Handle {
+    queue: Arc<Queue>,
+    room: usize,
+}
+
+/// One wake a job: a channel behind a lock would wake a second thread to hold the lock.
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<(VecDeque<Job>, bool)>,
+    there_is_one: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Job>, bool)> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.queue.lock().1 = true;
+        self.queue.there_is_one.notify_all();
+    }
+}
 
 impl Pool {
     /// Starts `threads` threads called `name`, with room for `queue` jobs.
@@ -47,37 +74,34 @@ impl Pool {
 
     /// As [`Pool::start`]; each thread runs `prepare` first.
     fn start_with(name: &str, threads: usize, queue: usize, prepare: fn()) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel::<Job>(queue);
-        let receiver = Arc::new(Mutex::new(receiver));
+        let shared = Arc::new(Queue::default());
         for _ in 0..threads {
-            let receiver = Arc::clone(&receiver);
+            let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 prepare();
-                serve(&receiver);
+                serve(&shared);
             })?;
         }
-        Ok(Self(sender))
+        Ok(Self(Arc::new(Handle { queue: shared, room: queue })))
     }
 
-    /// As [`Pool::call`], but a full queue is waited for: for work that was let in already. `pause` sleeps a moment.
+    /// As [`Pool::call`] for work that was let in already: it takes its turn however many wait.
     ///
     /// # Errors
     /// [`Refused::Broke`].
-    pub async fn call_in_turn<T: Send + 'static, P: Future<Output = ()>>(
+    pub async fn call_in_turn<T: Send + 'static>(
         &self,
-        pause: impl Fn() -> P,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refused> {
         let (answer, promise) = oneshot();
-        let mut job: Job = Box::new(move || answer.give(job()));
-        loop {
-            match self.0.try_send(job) {
-                Ok(()) => return promise.await.map_err(|_| Refused::Broke),
-                Err(TrySendError::Full(back)) => job = back,
-                Err(TrySendError::Disconnected(_)) => return Err(Refused::Broke),
-            }
-            pause().await;
-        }
+        self.push_always(Box::new(move || answer.give(job())));
+        promise.await.map_err(|_| Refused::Broke)
+    }
+
+    /// Puts a job behind the others. Only for what is bounded elsewhere: a job a connection or so.
+    fn push_always(&self, job: Job) {
+        self.0.queue.lock().0.push_back(job);
+        self.0.queue.there_is_one.notify_one();
     }
 
     /// Runs `job` on the pool and waits for its value.
@@ -87,18 +111,37 @@ impl Pool {
     pub async fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
         let (answer, promise) = oneshot();
         let job = move || answer.give(job());
-        match self.0.try_send(Box::new(job)) {
+        match self.push(Box::new(job)) {
             Ok(()) => promise.await.map_err(|_| Refused::Broke),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Refused::Full),
+            Err(_) => Err(Refused::Full),
         }
+    }
+
+    /// Puts a job behind the others, or gives it back when there are too many.
+    fn push(&self, job: Job) -> Result<(), Job> {
+        let mut jobs = self.0.queue.lock();
+        if jobs.0.len() >= self.0.room {
+            return Err(job);
+        }
+        jobs.0.push_back(job);
+        drop(jobs);
+        self.0.queue.there_is_one.notify_one();
+        Ok(())
     }
 }
 
-fn serve(receiver: &Mutex<Receiver<Job>>) {
+fn serve(queue: &Queue) {
     loop {
-        // The lock is held only while waiting for a job, never while one runs.
-        let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+        let mut jobs = queue.lock();
+        let job = loop {
+            match jobs.0.pop_front() {
+                Some(job) => break job,
+                None if jobs.1 => return,
+                None => jobs = queue.there_is_one.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        // The lock is never held while a job runs.
+        drop(jobs);
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
             log::error!("a job on thread {} panicked", std::thread::current().name().unwrap_or("?"));
         }

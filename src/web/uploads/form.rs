@@ -1,12 +1,13 @@
 //! `POST /upload`: one file as `multipart/form-data`, with its fields before or behind it.
 
-use super::{Wish, broken, complete, discard, not_written, reserve};
+use super::{Wish, complete, discard, not_written, pour, reserve};
 use crate::db::uploads::UploadRow;
 use crate::house::Cx;
 use crate::net::body::{Buffer, Incoming};
 use crate::net::response::Response;
 use crate::proto::multipart::{Event, Form, FormError, Part};
 use crate::proto::problem::Problem;
+use crate::reactor::task::Cancel;
 use crate::store::stage::Stage;
 use crate::web::Req;
 use serde_json::json;
@@ -106,15 +107,12 @@ async fn take(
     cx: &Cx,
     req: &Rc<Req>,
     incoming: &Incoming,
-    mut taking: Taking,
+    taking: Taking,
     row: &UploadRow,
 ) -> Result<Response, Problem> {
-    while let Some(buffer) = incoming.next().await.map_err(broken)? {
-        let (back, buffer, outcome) = cx.store(move || feed(taking, buffer)).await?;
-        outcome?;
-        taking = back;
-        incoming.give_back(buffer);
-    }
+    let feed = |taking: &mut Taking, buffer: &Buffer| taking.receive(buffer.filled());
+    let (taking, came) = pour(cx, incoming, &Cancel::default(), taking, feed).await?;
+    came?;
     taking.form.finish()?;
     let given = taking.file.clone().ok_or_else(no_file)?;
     let name = taking.field("name").filter(|name| !name.is_empty()).unwrap_or(given);
@@ -130,9 +128,4 @@ async fn take(
     };
     let sha256 = complete(cx, req, &row, taking.stage).await?;
     Ok(Response::json(201, &json!({ "iso": { "name": row.name, "size": size, "sha256": sha256 } })))
-}
-
-fn feed(mut taking: Taking, buffer: Buffer) -> (Taking, Buffer, Result<(), Problem>) {
-    let outcome = taking.receive(buffer.filled());
-    (taking, buffer, outcome)
 }

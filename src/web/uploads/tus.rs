@@ -3,10 +3,10 @@
 //! The file's length is the offset: what was told is synced, so after a crash it is that or more. A piece that comes with a checksum counts
 //! when it is whole and right, and not before.
 
-use super::{Wish, Work, broken, complete, discard, expiry, not_written, reserve, staged, stored};
+use super::{Wish, Work, complete, discard, expiry, not_written, pour, reserve, staged, stored};
 use crate::db::uploads::{self, UploadRow};
 use crate::house::Cx;
-use crate::net::body::Incoming;
+use crate::net::body::{Buffer, Incoming};
 use crate::net::response::Response;
 use crate::proto::http::Head;
 use crate::proto::problem::Problem;
@@ -161,7 +161,8 @@ async fn take(
     if let Some(checksum) = &checksum {
         stage.check_piece(checksum.algorithm);
     }
-    let (back, came) = pour(cx, work, incoming, stage).await?;
+    let write = |stage: &mut Stage, buffer: &Buffer| stage.write(buffer.filled()).map_err(|e| not_written(&e));
+    let (back, came) = pour(cx, incoming, &work.taken_over, stage, write).await?;
     let (stage, settled) = settle(cx, back, checksum.as_ref(), came).await?;
     if marked.is_some() {
         // Whatever came of the piece, the file is as it counts now.
@@ -188,37 +189,6 @@ async fn take(
             }
             Err(problem)
         }
-    }
-}
-
-/// Writes what comes until it ends, one way or the other.
-async fn pour(
-    cx: &Cx,
-    work: &Work,
-    incoming: &Incoming,
-    mut stage: Stage,
-) -> Result<(Stage, Result<(), Problem>), Problem> {
-    loop {
-        let buffer = match work.taken_over.or(incoming.next()).await {
-            Ok(Ok(Some(buffer))) => buffer,
-            Ok(Ok(None)) => return Ok((stage, Ok(()))),
-            Ok(Err(why)) => return Ok((stage, Err(broken(why)))),
-            Err(_) => {
-                let detail = "Another request goes on with this upload.";
-                return Ok((stage, Err(Problem::conflict("taken_over", detail))));
-            }
-        };
-        let (back, buffer, written) = cx
-            .store(move || {
-                let written = stage.write(buffer.filled());
-                (stage, buffer, written)
-            })
-            .await?;
-        stage = back;
-        if let Err(error) = written {
-            return Ok((stage, Err(not_written(&error))));
-        }
-        incoming.give_back(buffer);
     }
 }
 
