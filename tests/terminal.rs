@@ -84,6 +84,24 @@ fn a_terminal_that_does_not_read_costs_nothing_and_is_moved_ahead() {
 }
 
 #[test]
+fn a_large_paste_waits_for_a_guest_that_is_busy_and_arrives_whole() {
+    let server = Server::start();
+    let token = server.sign_up("paster");
+    let vm = server.launch(&token);
+    let mut terminal = server.serial(&vm);
+    terminal.wait_for("tiny: up");
+    let text: String = (0..1000).map(|n| format!("line {n:05} of a paste that is long enough\n")).collect();
+    let digest = data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
+    // The shell reads nothing for a moment: what is typed waits on this side.
+    terminal.send(&format!("\nstty -echo; echo rea''dy; sleep 2; head -c {} | sha256sum; stty echo\n", text.len()));
+    terminal.wait_for("ready");
+    terminal.send(&text);
+    terminal.wait_for(&digest);
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn only_its_owner_and_administrators_have_a_vms_terminal_and_a_log_out_ends_it() {
     let server = Server::start();
     let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
