@@ -237,7 +237,7 @@ impl Server {
                 open.armed = None;
                 if open.conn.on_timeout(now) { self.pump(id) } else { self.bury(id) }
             }
-            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial(cx, false)),
+            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial_rested(cx)),
             _ => {}
         }
     }

@@ -60,7 +60,7 @@ fn a_power_cycle_is_another_qemu_with_the_same_id_ports_and_terminal() {
         assert_eq!(now[same], vm[same], "{same}");
     }
     assert_eq!(closed(&mut screen), (1011, "the VM starts again".to_owned()));
-    assert_eq!(closed(&mut serial.socket), (1011, "the VM starts again".to_owned()));
+    assert_eq!(serial.closed(), (1011, "the VM starts again".to_owned()));
     let mut serial = server.serial(&vm);
     until("it boots again, behind what was there before", || {
         serial.read();

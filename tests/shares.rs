@@ -124,6 +124,8 @@ fn a_link_that_is_revoked_or_has_expired_closes_at_once_and_opens_nothing_more()
     assert_eq!(open(&server, &vm, "", &revoked).map(drop), Err(404));
     assert_eq!(server.call("DELETE", &path, &token, &Value::Null).status, 404);
     picture(&mut going_on);
+    assert_eq!(server.count("select count(*) from audit where action = 'share'"), 3);
+    assert_eq!(server.count("select count(*) from audit where action = 'revoke'"), 1);
 
     let sql = "update shares set expires_at = now() + interval '2 seconds' where id = $1";
     assert_eq!(server.database().execute(sql, &[&short["id"].as_str().expect("id")]).expect("sql"), 1);

@@ -2,9 +2,14 @@
 
 mod common;
 
-use common::{Server, closed, until};
+use common::{Server, stand_in, until};
 use serde_json::{Value, json};
 use tungstenite::Message;
+
+#[test]
+fn stand_in_for_qemu() {
+    stand_in::play();
+}
 
 fn vmid(vm: &Value) -> &str {
     vm["vmid"].as_str().expect("vmid")
@@ -45,7 +50,7 @@ fn a_terminal_types_into_the_guest_and_later_ones_see_what_was() {
 
     server.stop(&token, &vm);
     for terminal in [&mut first, &mut second, &mut late] {
-        assert_eq!(closed(&mut terminal.socket), (1000, "VM stopped".to_owned()));
+        assert_eq!(terminal.closed(), (1000, "VM stopped".to_owned()));
     }
     until("terminals are in the list of connections", || {
         let sql = "select count(*) from connection_events where console = 'serial' and kind = 'disconnect' \
@@ -79,6 +84,24 @@ fn a_terminal_that_does_not_read_costs_nothing_and_is_moved_ahead() {
 }
 
 #[test]
+fn a_large_paste_waits_for_a_guest_that_is_busy_and_arrives_whole() {
+    let server = Server::start();
+    let token = server.sign_up("paster");
+    let vm = server.launch(&token);
+    let mut terminal = server.serial(&vm);
+    terminal.wait_for("tiny: up");
+    let text: String = (0..1000).map(|n| format!("line {n:05} of a paste that is long enough\n")).collect();
+    let digest = data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
+    // The shell reads nothing for a moment: what is typed waits on this side.
+    terminal.send(&format!("\nstty -echo; echo rea''dy; sleep 2; head -c {} | sha256sum; stty echo\n", text.len()));
+    terminal.wait_for("ready");
+    terminal.send(&text);
+    terminal.wait_for(&digest);
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn only_its_owner_and_administrators_have_a_vms_terminal_and_a_log_out_ends_it() {
     let server = Server::start();
     let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
@@ -93,7 +116,7 @@ fn only_its_owner_and_administrators_have_a_vms_terminal_and_a_log_out_ends_it()
     let mut terminal = server.terminal(&owner, &vm).expect("its owner");
     terminal.socket.send(Message::Text("\n".into())).expect("text is taken for what is typed");
     assert_eq!(server.call("POST", "/auth/logout", &owner, &Value::Null).status, 204);
-    assert_eq!(closed(&mut terminal.socket), (1008, "signed out".to_owned()));
+    assert_eq!(terminal.closed(), (1008, "signed out".to_owned()));
     server.end();
 }
 
@@ -114,10 +137,36 @@ fn a_server_that_was_killed_has_its_terminals_again() {
     terminal.send("yes\necho the shell heard $answer, it is the same\n");
     terminal.wait_for("the shell heard yes, it is the same");
     server.kill("-TERM");
-    assert_eq!(closed(&mut terminal.socket), (1001, "server going away".to_owned()));
+    assert_eq!(terminal.closed(), (1001, "server going away".to_owned()));
     let (code, folder, said) = server.wait();
     assert_eq!(code, Some(0), "{said}");
     let server = Server::run(folder);
     server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
+fn a_console_that_breaks_off_is_told_and_joined_again_and_a_missing_one_is_503() {
+    let server = stand_in::server("serial-ends", "");
+    let token = server.sign_up("broken");
+    let vm = server.launch(&token);
+    for times in 1..=2 {
+        let mut terminal = server.terminal(&token, &vm).expect("the terminal");
+        until("the console greets, behind what it said before", || {
+            terminal.read();
+            (terminal.text.matches("hello").count() >= times).then_some(())
+        });
+        terminal.send("x");
+        assert_eq!(terminal.closed(), (1011, "the connection to the VM ended".to_owned()));
+    }
+    server.stop(&token, &vm);
+    server.end();
+
+    let server = stand_in::server("runs", "");
+    let token = server.sign_up("without");
+    let vm = server.launch(&token);
+    assert_eq!(server.terminal(&token, &vm).map(drop), Err(503));
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
     server.end();
 }

@@ -81,10 +81,17 @@ impl Line {
         self.0.socket.borrow().is_some()
     }
 
-    /// An event: reads what the guest has, and lets readers write again where that was refused.
+    /// The guest takes bytes again: readers may write where that was refused.
+    pub fn on_writable(&self) {
+        if !self.0.writable.replace(true) {
+            self.tell_readers();
+        }
+    }
+
+    /// Reads what the guest has, up to the quantum.
     #[must_use]
-    pub fn on_ready(&self, writable: bool) -> Flow {
-        let mut news = writable && !self.0.writable.replace(true);
+    pub fn receive(&self) -> Flow {
+        let mut news = false;
         let mut budget = QUANTUM;
         let mut buffer = [0; READ_BYTES];
         let flow = loop {
@@ -281,11 +288,11 @@ mod tests {
     fn a_new_reader_gets_what_was_then_a_mark_then_what_comes() {
         let (line, mut guest, told) = line(1000);
         guest.write_all(b"login: ").unwrap();
-        assert_eq!(line.on_ready(true), Flow::Blocked);
+        assert_eq!(line.receive(), Flow::Blocked);
         let mut reader = line.reader();
         reader.attach(3);
         guest.write_all(b"root").unwrap();
-        assert_eq!(line.on_ready(true), Flow::Blocked);
+        assert_eq!(line.receive(), Flow::Blocked);
         assert_eq!(*told.borrow(), [3]);
         assert!(!reader.takes_mark());
         assert_eq!(all(&mut reader), "login: ");
@@ -294,7 +301,7 @@ mod tests {
         assert_eq!(all(&mut reader), "root");
         drop(reader);
         guest.write_all(b"!").unwrap();
-        let _ = line.on_ready(true);
+        let _ = line.receive();
         assert_eq!(*told.borrow(), [3], "who left is not told");
     }
 
@@ -312,7 +319,7 @@ mod tests {
         let mut slow = line.reader();
         assert!(slow.takes_mark());
         guest.write_all(b"0123456789abc\ndef").unwrap();
-        let _ = line.on_ready(false);
+        let _ = line.receive();
         assert_eq!(line.0.kept.borrow().bytes.len(), 10);
         let text = all(&mut slow);
         assert!(text.contains("[1 KB were skipped") && text.ends_with("789abc\ndef"), "{text:?}");
@@ -324,9 +331,9 @@ mod tests {
         let (line, mut guest, _) = line(1000);
         let chunk = [b'x'; READ_BYTES];
         while guest.write(&chunk).is_ok() {}
-        let first = line.on_ready(false);
+        let first = line.receive();
         assert_eq!(first, Flow::More);
-        while line.on_ready(false) == Flow::More {}
+        while line.receive() == Flow::More {}
         assert_eq!(line.0.kept.borrow().bytes.len(), 1000);
     }
 
@@ -340,7 +347,8 @@ mod tests {
         assert_eq!(reader.write(b"k").unwrap_err().kind(), ErrorKind::WouldBlock);
         let mut taken = vec![0; READ_BYTES];
         while guest.read(&mut taken).is_ok() {}
-        let _ = line.on_ready(true);
+        line.on_writable();
+        line.on_writable();
         assert_eq!(*told.borrow(), [9]);
         assert_eq!(reader.write(b"k").unwrap(), 1);
     }
@@ -352,7 +360,7 @@ mod tests {
         assert!(reader.takes_mark());
         guest.write_all(b"bye").unwrap();
         drop(guest);
-        assert_eq!(line.on_ready(true), Flow::Ended);
+        assert_eq!(line.receive(), Flow::Ended);
         assert!(line.part().is_some());
         let mut room = [0; 8];
         assert_eq!(reader.read(&mut room).unwrap(), 3);

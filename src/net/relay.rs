@@ -27,6 +27,8 @@ pub const HEADER_ROOM: usize = 10;
 const QUANTUM: usize = 256 * 1024;
 /// Output that may wait before answers to pings are left out (RFC 6455 5.5.3 allows that).
 const PONG_ROOM: usize = 16 * 1024;
+/// Room kept for what somebody who only looks sends; an idle relay holds no more.
+const LOOKS_KEPT: usize = 1024;
 /// A binary frame with nothing in it.
 const EMPTY_FRAME: [u8; 2] = [0x80 | websocket::OP_BINARY, 0];
 /// How long a screen whose socket ended waits for the word that its VM stopped, which comes by another way.
@@ -108,6 +110,7 @@ impl Tracker {
             Self::Typed => Ok((payload, !payload.is_empty())),
             Self::Looks(rfb, room) => {
                 room.clear();
+                room.shrink_to(LOOKS_KEPT);
                 rfb.pick_looks(payload, room).map_err(end)?;
                 Ok((room.as_slice(), false))
             }

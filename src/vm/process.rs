@@ -61,6 +61,8 @@ pub struct Process {
     monitor: RefCell<Option<Monitor>>,
     /// Its serial console, shared by all who look at it; a QEMU that follows this one takes it over.
     pub line: RefCell<Line>,
+    /// A guest that writes without end has its next turn in a moment.
+    serial_rests: Cell<bool>,
     /// Set when it is gone.
     pub exit: Latch<Exit>,
     /// The guest turned itself off.
@@ -173,6 +175,7 @@ impl Process {
             answer,
             monitor: RefCell::default(),
             line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
+            serial_rests: Cell::new(false),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
             ration: Ration::default(),
@@ -219,11 +222,30 @@ impl Process {
         Ok(())
     }
 
-    /// An event of the serial console, or its next turn.
+    /// An event of the serial console. While it rests, only writing goes on.
     pub fn on_serial(&self, house: &House, writable: bool) {
-        match self.line.borrow().on_ready(writable) {
+        if writable {
+            self.line.borrow().on_writable();
+        }
+        if !self.serial_rests.get() {
+            self.read_serial(house);
+        }
+    }
+
+    /// The serial console has rested.
+    pub fn on_serial_rested(&self, house: &House) {
+        self.serial_rests.set(false);
+        self.read_serial(house);
+    }
+
+    fn read_serial(&self, house: &House) {
+        let flow = self.line.borrow().receive();
+        match flow {
             Flow::Blocked => {}
-            Flow::More => house.clock.at(house.now() + SERIAL_PAUSE, Owner::Serial(self.id)),
+            Flow::More => {
+                self.serial_rests.set(true);
+                house.clock.at(house.now() + SERIAL_PAUSE, Owner::Serial(self.id));
+            }
             Flow::Ended => self.end_serial(house),
         }
     }
@@ -328,7 +350,7 @@ impl Process {
             monitor.end(house);
         }
         // So may the guest's last words.
-        while self.line.borrow().on_ready(true) == Flow::More {}
+        while self.line.borrow().receive() == Flow::More {}
         self.end_serial(house);
         for pipe in [&self.stdout, &self.stderr] {
             if let Some(pipe) = pipe.borrow_mut().take() {

@@ -64,7 +64,11 @@ pub async fn power_cycle(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     let limit = Duration::from_secs(cx.config.limits.boot_seconds) + TELL_WAIT;
     let silent =
         || Problem::internal("The VM is being restarted, and it is not known how it went; look again in a moment.");
-    cx.within(limit, outcome.wait()).await.ok_or_else(silent)?
+    match cx.within(limit, first(outcome.wait(), vm.ended.wait())).await.ok_or_else(silent)? {
+        Either::First(outcome) => outcome,
+        // It had ended by itself in the same moment.
+        Either::Second(_) => Err(being_stopped()),
+    }
 }
 
 /// What is told to who restarts a VM that somebody ends.

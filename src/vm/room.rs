@@ -94,7 +94,7 @@ fn look(base: &Path, launching_mb: u64, young: &[(u32, u64)]) -> Host {
         memory_mb: field_mb(&read("/proc/meminfo"), "MemAvailable:"),
         promised_mb: launching_mb + untouched.sum::<u64>(),
         load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
+        cpus: cpus(&read("/proc/stat")),
         disk_mb: statvfs::free_bytes(base).ok().map(|bytes| bytes / 1_048_576),
     }
 }
@@ -103,6 +103,12 @@ fn look(base: &Path, launching_mb: u64, young: &[(u32, u64)]) -> Host {
 fn field_mb(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse::<u64>().ok().map(|kb| kb / 1024)
+}
+
+/// Processors of the host, whose load it is, also where this server may use fewer of them.
+fn cpus(stat: &str) -> u32 {
+    let lines = stat.lines().filter_map(|line| line.strip_prefix("cpu"));
+    u32::try_from(lines.filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).count()).unwrap_or(1).max(1)
 }
 
 /// Why a launch that needs so much memory cannot be.
@@ -137,6 +143,8 @@ mod tests {
         let meminfo = "MemTotal:       24684120 kB\nMemFree:        1 kB\nMemAvailable:   2048000 kB\n";
         assert_eq!(field_mb(meminfo, "MemAvailable:"), Some(2000));
         assert_eq!(field_mb("VmRSS:\t  102400 kB\n", "VmRSS:"), Some(100));
+        assert_eq!(cpus("cpu  1 2 3\ncpu0 1 2\ncpu1 1 2\nintr 5\n"), 2);
+        assert_eq!(cpus(""), 1);
         for broken in ["", "MemAvailable:", "MemAvailable: many kB", "MemAvailable:\n"] {
             assert_eq!(field_mb(broken, "MemAvailable:"), None, "{broken:?}");
         }

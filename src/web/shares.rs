@@ -6,6 +6,7 @@
 
 use super::Req;
 use super::vms::visible;
+use crate::db::events;
 use crate::db::shares::{self, Share};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -53,8 +54,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         let detail = format!("This VM has {most} links already. Revoke one first.");
         return Err(Problem::conflict("too_many_shares", detail));
     }
-    log::info!(vmid:% = row.vmid, user = caller.user.login.as_str(), req = req.id.as_str();
-        "link {} made, control={control} minutes={minutes}", share.id);
+    note(&cx, &req, "share", &row.vmid, format!("{} control={control} minutes={minutes}", share.id)).await;
     let view = if control { "" } else { "&view=1" };
     let base = cx.config.novnc_base_url.trim_end_matches('/');
     let mut shown = share_json(&share);
@@ -78,13 +78,24 @@ pub async fn revoke(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let id = req.param(1).to_owned();
     let missing = || Problem::not_found("share_not_found", "There is no such link; it may have ended.");
     let token = cx.db(shares::delete(&cx.db, id.clone(), row.vmid.clone())).await?.ok_or_else(missing)?;
-    log::info!(vmid:% = row.vmid, user = caller.user.login.as_str(), req = req.id.as_str(); "link {id} revoked");
     // Off the table at once: who is just being let in looks there last.
     let used = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)?.shares.borrow_mut().remove(&token));
     if let Some(revoked) = used {
         revoked.set(());
     }
+    note(&cx, &req, "revoke", &row.vmid, id).await;
     Ok(Response::empty(204))
+}
+
+/// A line of the audit trail; a database that is away costs only that.
+async fn note(cx: &Cx, req: &Req, action: &str, vmid: &str, detail: String) {
+    let user = req.caller.get().map(|caller| &caller.user);
+    log::info!(vmid = vmid, user = user.map_or("", |user| user.login.as_str()), req = req.id.as_str(); "{action}: {detail}");
+    let (user, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
+    let line = events::audit(&cx.db, user, ip, action.to_owned(), vmid.to_owned(), detail);
+    if let Err(problem) = cx.db(line).await {
+        log::warn!(vmid = vmid; "the audit trail misses {action:?}: {}", problem.detail);
+    }
 }
 
 fn share_json(share: &Share) -> Value {

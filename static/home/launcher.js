@@ -4,7 +4,7 @@
 // is sent, so that a default the teacher changes later is followed.
 import { call } from "../shared/api.js";
 import { $, make, memory } from "../shared/dom.js";
-import { bytes, imageName, keeps, megabytes } from "../shared/words.js";
+import { bytes, imageName, keeps, limits, megabytes } from "../shared/words.js";
 
 const STEP_MB = 256;
 const NETWORKS = { none: "It has no network.", restricted: "It has no internet.", internet: "It has internet." };
@@ -56,7 +56,7 @@ function showChosen() {
   slider("memory", { least: Math.min(STEP_MB, profile.default_memory_mb), most: memoryMost, step, value: mine.memory_mb ?? profile.default_memory_mb, words: megabytes });
   slider("cpus", { least: 1, most: profile.max_cpus ?? profile.default_cpus, step: 1, value: mine.cpus ?? profile.default_cpus, words: String });
   const image = profiles.length === 1 && profile.iso ? `${imageName(profile.iso)}, ${bytes(profile.iso.size)}. ` : "";
-  $("launch-facts").textContent = [image + keeps(profile.persistence), NETWORKS[profile.network]].filter(Boolean).join(" ");
+  $("launch-facts").textContent = [image + keeps(profile.persistence), NETWORKS[profile.network], limits(profile)].filter(Boolean).join(" ");
 }
 
 function card(profile, checked) {

@@ -79,9 +79,17 @@ export function standingStill(vm) {
   return { said, text: said, act };
 }
 
+const round = (seconds) => span(seconds * 1000).replace(/ 0 (s|min|h)$/, "");
+
 /** A limit as people say it: `30 min without input`. */
 export function idleLimit(seconds) {
-  return Number.isFinite(seconds) ? `${span(seconds * 1000).replace(/ 0 (s|min|h)$/, "")} without input` : "";
+  return Number.isFinite(seconds) ? `${round(seconds)} without input` : "";
+}
+
+/** When a desktop of this profile stops by itself, or nothing. */
+export function limits(profile) {
+  const all = [idleLimit(profile.idle_limit_s), Number.isFinite(profile.time_limit_s) && `${round(profile.time_limit_s)} in all`].filter(Boolean);
+  return all.length ? `It stops after ${all.join(", and after ")}.` : "";
 }
 
 /** What stopping takes away. */

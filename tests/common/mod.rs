@@ -382,6 +382,12 @@ impl Serial {
         }
     }
 
+    /// Reads until the server closes; its code and reason.
+    pub fn closed(&mut self) -> (u16, String) {
+        self.socket.get_ref().set_read_timeout(Some(PATIENT)).expect("timeout");
+        closed(&mut self.socket)
+    }
+
     /// What comes within a moment.
     pub fn read(&mut self) {
         match self.socket.read() {

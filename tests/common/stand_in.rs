@@ -1,7 +1,8 @@
 //! A stand-in for QEMU, for faults that no real one can be made to show. It is this test binary itself, started again by a script under the
 //! name of QEMU; it speaks just enough RFB and QMP. What it does is in the script's `STAND_IN`:
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
-//! under KVM), `disk-full` (the host's disk is full, until `cont`), anything else: a VM that runs.
+//! under KVM), `disk-full` (the host's disk is full, until `cont`),
+//! `serial-ends` (the serial console greets, and ends when something is typed; in the other modes there is none), anything else: a VM that runs.
 
 use super::Server;
 use std::fs;
@@ -74,6 +75,16 @@ pub fn play() {
             std::mem::forget(client);
         }
     });
+    if mode == "serial-ends" {
+        let serial = UnixListener::bind(path("socket,id=serial,path=")).expect("serial");
+        std::thread::spawn(move || {
+            for mut client in serial.incoming().flatten() {
+                let _ = client.write_all(b"hello\r\n");
+                // Until something is typed.
+                let _ = std::io::Read::read(&mut client, &mut [0]);
+            }
+        });
+    }
     let trouble = match mode.as_str() {
         "kvm-dies" if args.contains("-accel kvm") => Some(("internal-error", "")),
         "disk-full" => Some(("io-error", DISK_FULL)),
