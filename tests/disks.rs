@@ -164,6 +164,7 @@ fn a_profile_with_a_base_disk_starts_everybody_from_it() {
     let text = common::settings(&folder.path().join("b"), PLAIN, "", &profile);
     fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
     let server = Server::run(folder);
+    server.wait_for_log(&format!("read ahead: {}", base.display()));
     let token = server.sign_up("pupil");
     let vm = run(&server, &token, &Value::Null);
     assert_eq!((&vm["disk"], &vm["iso"]), (&json!("default"), &json!("class.raw")));

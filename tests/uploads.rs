@@ -422,7 +422,7 @@ fn the_quota_counts_what_is_on_its_way_and_two_to_one_name_are_both_whole() {
 
 #[test]
 fn a_full_disk_refuses_before_a_byte_came() {
-    let server = server("free_space_mb = 1073741824");
+    let server = server("disk_reserve_mb = 1073741824");
     let token = server.sign_up("full");
     let answer = post_form(&server, &token, &form("a.iso", &vec![0; 1 << 20], ""));
     assert_eq!((answer.status, &answer.json["code"]), (507, &json!("disk_full")));
@@ -446,5 +446,74 @@ fn an_upload_that_stalls_is_cut_off_and_what_came_counts() {
     let _ = socket.read_to_end(&mut answer);
     assert_eq!(Answer::parse(&answer).status, 408);
     assert_eq!(offset(&server, &token, &path), 1_000_000);
+    server.end();
+}
+
+#[test]
+fn leftovers_are_told_by_a_dry_run_and_removed_by_the_next() {
+    let server = server("leftover_hours = 0");
+    let token = server.sign_up("untidy");
+    let path = create(&server, &token, 20_000_000, "a.iso");
+    assert_eq!(patch(&server, &token, &path, 0, &[7; 1000], &[]).status, 204);
+    let expired = leftovers(&server).remove(0);
+    let kept = create(&server, &token, 20_000_000, "b.iso");
+    let id = path.rsplit('/').next().expect("id");
+    let sql = format!("update uploads set expires_at = now() - interval '1 minute' where id = '{id}'");
+    server.database().batch_execute(&sql).expect("time passes");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let stray = expired.with_file_name("0".repeat(32));
+    let run = server.base().join("runs/0123456789ab");
+    fs::write(&stray, b"bytes").expect("file");
+    fs::create_dir(&run).expect("folder");
+    for path in [&stray, &run] {
+        fs::File::open(path).and_then(|file| file.set_modified(old)).expect("old");
+    }
+    let clean = |args: &[&str]| {
+        let output = server.command(args, "");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let told = clean(&["clean", "--dry-run"]);
+    for path in [&expired, &stray, &run] {
+        assert!(told.contains(&format!("would remove {}", path.display())) && path.exists(), "{told}");
+    }
+    let told = clean(&["clean"]);
+    assert!(told.ends_with("3 leftovers, 1 KB\n"), "{told}");
+    assert!(![&expired, &stray, &run].into_iter().any(|path| path.exists()), "{told}");
+    assert_eq!(tus(&server, &token, "HEAD", &path, &[], b"").status, 404);
+    assert_eq!(offset(&server, &token, &kept), 0);
+    assert_eq!(clean(&["clean"]), "0 leftovers, 0 KB\n");
+    server.end();
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_later() {
+    // Needs the right to mount; the storing itself is tested without it.
+    if !vmshare::sys::user::euid().eq(&0) {
+        return;
+    }
+    let server = server("disk_reserve_mb = 0");
+    let token = server.sign_up("filler");
+    let iso = fs::read(image()).expect("image");
+    let users = server.base().join("users");
+    let mount = |args: &[&str]| {
+        let done = std::process::Command::new("mount").args(args).arg(&users).status();
+        assert!(done.expect("mount").success(), "{args:?}");
+    };
+    mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"]);
+    let answer = post_form(&server, &token, &form("a.iso", &iso, ""));
+    assert_eq!((answer.status, &answer.json["code"]), (507, &json!("disk_full")), "{answer:?}");
+    assert_no_leftovers(&server);
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let full = patch(&server, &token, &path, 0, &iso, &[]);
+    assert_eq!((full.status, &full.json["code"]), (507, &json!("disk_full")), "{full:?}");
+    let there = offset(&server, &token, &path);
+    assert!(there > 1 << 20 && there < 8 << 20, "{there} bytes are there");
+    mount(&["-o", "remount,size=64m"]);
+    let done = patch(&server, &token, &path, there, &iso[there..], &[]);
+    assert_eq!(done.status, 204, "{done:?}");
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&users).status();
+    assert!(unmounted.expect("umount").success());
     server.end();
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand; parsing is `config::cli_args`.
 
 mod check;
+mod clean;
 mod serve;
 mod user;
 
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Serve(overrides)) => serve::run(&overrides),
         Ok(Command::Check(overrides)) => check::run(&overrides),
+        Ok(Command::Clean { dry_run, overrides }) => clean::run(&overrides, dry_run),
         Ok(Command::User(command, overrides)) => user::run(&overrides, command),
     };
     match result {

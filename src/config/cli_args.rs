@@ -20,6 +20,13 @@ pub enum Command {
     Serve(Overrides),
     /// Say what this host lacks.
     Check(Overrides),
+    /// Remove what is left over; with true only say what that would be.
+    Clean {
+        /// Nothing is removed.
+        dry_run: bool,
+        /// Settings by flags.
+        overrides: Overrides,
+    },
     /// Do something about accounts.
     User(UserCommand, Overrides),
     /// Print the version.
@@ -176,7 +183,7 @@ impl fmt::Display for ArgError {
 impl std::error::Error for ArgError {}
 
 /// Options of `vmshare user`, and whether they have a value.
-const USER_OPTIONS: [(&str, bool); 7] = [
+const USER_OPTIONS: [(&str, bool); 8] = [
     ("email", true),
     ("login", true),
     ("role", true),
@@ -184,8 +191,9 @@ const USER_OPTIONS: [(&str, bool); 7] = [
     ("json", false),
     ("uses", true),
     ("days", true),
+    ("dry-run", false),
 ];
-const COMMANDS: [&str; 5] = ["serve", "check", "user", "version", "help"];
+const COMMANDS: [&str; 6] = ["serve", "check", "clean", "user", "version", "help"];
 const USER_COMMANDS: [&str; 5] = ["add", "passwd", "promote", "list", "invite"];
 
 /// Everything on the line, sorted but not yet understood.
@@ -217,12 +225,17 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ArgError> 
         let user = user_command(rest, &line.options)?;
         return Ok(Command::User(user, line.overrides));
     }
+    if *command == "clean" && rest.is_empty() {
+        only(&["dry-run"], &line.options)?;
+        return Ok(Command::Clean { dry_run: !line.options.is_empty(), overrides: line.overrides });
+    }
     only(&[], &line.options)?;
     match (*command, rest) {
         ("serve", []) => Ok(Command::Serve(line.overrides)),
         ("check", []) => Ok(Command::Check(line.overrides)),
         ("version", []) => Ok(Command::Version),
         ("serve" | "check" | "version", _) => Err(ArgError::Usage { usage: "vmshare serve|check|version" }),
+        ("clean", _) => Err(ArgError::Usage { usage: "vmshare clean [--dry-run]" }),
         _ => Err(unknown_command(command, &COMMANDS)),
     }
 }
@@ -231,6 +244,7 @@ fn help_for(command: &str) -> Result<String, ArgError> {
     match command {
         "serve" => Ok(help::with_settings("serve", "Starts the server and stays until it is told to end.")),
         "check" => Ok(help::with_settings("check", "Says what this host lacks to run the server, and how to mend it.")),
+        "clean" => Ok(help::with_settings("clean [--dry-run]", help::CLEAN)),
         "user" => Ok(help::USER.to_owned()),
         "version" | "help" => Ok(help::COMMANDS.to_owned()),
         other => Err(unknown_command(other, &COMMANDS)),

@@ -10,10 +10,15 @@ Usage: vmshare [--config FILE] COMMAND [OPTIONS]
 
   serve    start the server
   check    say what this host lacks to run it, and how to mend that
+  clean    remove half uploads and run folders that nothing needs any more
   user     add people, change passwords and roles, invite
   version  print the version
   help     print this, or `vmshare help COMMAND` for one command
 ";
+
+/// `vmshare help clean`.
+pub(super) const CLEAN: &str = "Removes half uploads whose time is over, files of uploads without a row, and run folders of VMs that have ended,\n\
+     and says so of each; with --dry-run it only says what it would remove. The server does the same once an hour.";
 
 /// `vmshare help user`.
 pub(super) const USER: &str = "\

@@ -60,7 +60,7 @@ settings! {
         guest_overhead_mb: u64 = "160", 0..=65_536;
         /// Load of the host per CPU above which nothing is launched. 0 means no limit.
         load_per_cpu: u32 = "16", 0..=10_000;
-        /// Room on the volume of VM_BASE_DIR that launches leave free, in MB.
+        /// Disk space left alone: VMs do not start and uploads and disks are refused (507) when less would remain, in MB.
         disk_reserve_mb: u64 = "512", 0..=1_073_741_824;
         /// Statements that may wait for the database; 503 above.
         db_queue: usize = "1024", 1..=1_000_000;
@@ -78,8 +78,6 @@ settings! {
         uploads_per_user: u32 = "8", 1..=1000;
         /// How long an unfinished upload is kept after it was last worked on, in hours.
         upload_expire_hours: u32 = "48", 1..=8760;
-        /// Disk space left alone: uploads and new disks are refused (507) when less would remain, in MB.
-        free_space_mb: u64 = "512", 0..=1_073_741_824;
         /// Kept disks of one user together, by the size the guest sees, in GiB; 413 above.
         disk_quota_gb: u32 = "128", 1..=1_048_576;
         /// Snapshots of one disk.

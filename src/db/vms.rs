@@ -413,7 +413,15 @@ fn live_now(conn: &mut Conn, user: &str) -> Result<Option<VmRow>, Error> {
 /// # Errors
 /// PostgreSQL's.
 pub async fn live_all(db: &Db) -> Result<Vec<VmRow>, Error> {
-    db.call(|conn| rows(conn.query(include_str!("../../sql/vms/live_all.sql"), &[]))).await
+    db.call(live_all_now).await
+}
+
+/// As [`live_all`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn live_all_now(conn: &mut Conn) -> Result<Vec<VmRow>, Error> {
+    rows(conn.query(include_str!("../../sql/vms/live_all.sql"), &[]))
 }
 
 /// Where a page of VMs begins: behind a VM that was (or was not) live and was made at a time.

@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{disks, janitor, lifetime, real, stop, supervise, watch};
+use super::{disks, janitor, lifetime, real, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -40,6 +40,7 @@ pub fn begin(cx: &Cx) {
         sweep_folders(&cx, kept).await;
         cx.swept.set(true);
         janitor::begin(&cx);
+        warm::begin(&cx);
     });
 }
 

@@ -31,7 +31,8 @@ pub async fn qemu_img(
 /// # Errors
 /// 507.
 pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
-    let (folder, keep) = (path.parent().map(Path::to_owned).unwrap_or_default(), cx.config.limits.free_space_mb << 20);
+    let (folder, keep) =
+        (path.parent().map(Path::to_owned).unwrap_or_default(), cx.config.limits.disk_reserve_mb << 20);
     let free =
         cx.disk(move || store::make_folder(&folder).and_then(|()| crate::sys::statvfs::free_bytes(&folder))).await?;
     if free.map_err(|e| no_space(&e.to_string()))? < keep {

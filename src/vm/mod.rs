@@ -30,6 +30,7 @@ pub mod snapshots;
 pub mod stop;
 pub mod supervise;
 pub mod tool;
+pub mod warm;
 pub mod watch;
 
 use crate::db::vms::{VmRow, VmState};

@@ -99,6 +99,12 @@ fn look(base: &Path, launching_mb: u64, young: &[(u32, u64)]) -> Host {
     }
 }
 
+/// Memory in bytes that can be used without taking it from others. Blocks.
+pub(super) fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    field_mb(&text, "MemAvailable:").map(|mb| mb << 20)
+}
+
 /// A line `Name:   1234 kB` of /proc, in MiB.
 fn field_mb(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;

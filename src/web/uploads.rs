@@ -186,7 +186,7 @@ async fn reserve(
             (images::used(&layout, &profiles, &uid), crate::sys::statvfs::free_bytes(layout.base()))
         })
         .await?;
-    let keep = cx.config.limits.free_space_mb << 20;
+    let keep = cx.config.limits.disk_reserve_mb << 20;
     let free = free.map_or(0, |free| free.saturating_sub(keep));
     if size > free && !open_end || free == 0 {
         return Err(disk_full());
