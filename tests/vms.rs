@@ -51,7 +51,12 @@ fn every_route_answers_strangers_neighbours_and_administrators_as_its_row_says()
             assert_eq!(ask(&neighbour), 404, "{what} by a neighbour");
             // What is named by a further id is not there for anybody here.
             if !path.ends_with("/stop") && !path.contains('{') {
-                let good = if path.ends_with("/shares") && route.method.to_string() == "POST" { 201 } else { 200 };
+                let good = match (route.method.to_string().as_str(), path.rsplit('/').next()) {
+                    ("POST", Some("shares")) => 201,
+                    // A snapshot has a name.
+                    ("POST", Some("snapshots")) => 400,
+                    _ => 200,
+                };
                 assert_eq!(ask(&owner), good, "{what} by its owner");
                 assert_eq!(ask(&admin), good, "{what} by an administrator");
             }

@@ -68,10 +68,12 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// `POST`: `{name}`.
 pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    // Whose VM it is comes first: a stranger's body is not looked at.
+    let place = place(&cx, &req).await?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["name"])?;
     let name = names::check("name", fields.str("name")?)?.to_owned();
-    act(&cx, &req, Act::Save, &name).await.map(|found| {
+    act(&cx, &req, place, Act::Save, &name).await.map(|found| {
         let made = found.iter().find(|snapshot| snapshot.name == name).map(Snapshot::to_json);
         let all: Vec<Value> = found.iter().map(Snapshot::to_json).collect();
         Response::json(201, &json!({ "snapshot": made, "snapshots": all }))
@@ -80,18 +82,20 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// `POST …/{name}/restore`.
 pub async fn restore(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    act(&cx, &req, Act::Restore, req.param(1)).await.map(|found| answer(200, &found))
+    let place = place(&cx, &req).await?;
+    act(&cx, &req, place, Act::Restore, req.param(1)).await.map(|found| answer(200, &found))
 }
 
 /// `DELETE …/{name}`.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    act(&cx, &req, Act::Delete, req.param(1)).await.map(|_| Response::empty(204))
+    let place = place(&cx, &req).await?;
+    act(&cx, &req, place, Act::Delete, req.param(1)).await.map(|_| Response::empty(204))
 }
 
-async fn act(cx: &Cx, req: &Req, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
+async fn act(cx: &Cx, req: &Req, place: Place, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
     let unknown = |_| Problem::not_found("snapshot_not_found", format!("There is no snapshot {name}."));
     names::check("name", name).map_err(unknown)?;
-    let found = match place(cx, req).await? {
+    let found = match place {
         Place::Live(vm) => snapshots::live(cx, &vm, act, name).await?,
         Place::Disk { uid, name: disk, path } => {
             let _claim = cx.claims.of(&uid).await;

@@ -22,6 +22,7 @@ const STUDENTS: usize = 100;
 const PINGS: usize = 2000;
 /// One round of 1.5 s has some dozens of pings in its slowest hundredth; the medians of five say more.
 const ROUNDS: usize = 5;
+const UPLOAD: usize = 2 << 30;
 const PATIENT: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -319,18 +320,31 @@ fn morning(server: &Server) {
     let own = fs::read_link("/proc/thread-self").expect("proc");
     step_forward(&own.file_name().expect("id").to_string_lossy());
     pings(&mut relay, &mut echo, |count| count < 200);
+    let crowd = || {
+        let crowd: Vec<_> = (0..STUDENTS).map(|student| sign_in(server.address, student)).collect();
+        Box::new(move || crowd.iter().all(std::thread::JoinHandle::is_finished)) as Box<dyn Fn() -> bool>
+    };
+    meanwhile(&format!("{STUDENTS} sign-ins at once"), &mut relay, &mut echo, &crowd);
+    let upload = || {
+        let sender = upload(server.address, token.clone());
+        Box::new(move || sender.is_finished()) as Box<dyn Fn() -> bool>
+    };
+    meanwhile("an upload of 2 GiB", &mut relay, &mut echo, &upload);
+    let vmid = answer["vm"]["vmid"].as_str().expect("vmid");
+    call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(&token), &json!({"force": true}));
+}
+
+/// Round trips while nothing goes on and while what `begin` starts does, until it says that it is over.
+fn meanwhile(what: &str, relay: &mut WebSocket<TcpStream>, echo: &mut Echo, begin: &dyn Fn() -> Box<dyn Fn() -> bool>) {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (idle, idle_floor) = pings(&mut relay, &mut echo, |count| count < PINGS);
-        let crowd: Vec<_> = (0..STUDENTS).map(|student| sign_in(server.address, student)).collect();
-        let (busy, busy_floor) =
-            pings(&mut relay, &mut echo, |_| !crowd.iter().all(std::thread::JoinHandle::is_finished));
-        let signed_in = crowd.into_iter().filter_map(|t| t.join().ok()).filter(|status| *status == 200).count();
-        assert_eq!(signed_in, STUDENTS);
+        let (idle, idle_floor) = pings(relay, echo, |count| count < PINGS);
+        let is_over = begin();
+        let (busy, busy_floor) = pings(relay, echo, |_| !is_over());
         ours.push((at(&idle, 0.99), at(&busy, 0.99)));
         floor.push((at(&idle_floor, 0.99), at(&busy_floor, 0.99)));
     }
-    println!("{STUDENTS} sign-ins at once, {ROUNDS} rounds; a round trip's p99, idle -> meanwhile");
+    println!("{what}, {ROUNDS} rounds; a round trip's p99, idle -> meanwhile");
     for (name, rounds) in [("relay ping", ours), ("bare echo process", floor)] {
         let (idle, busy): (Vec<_>, Vec<_>) = rounds.iter().copied().unzip();
         let each: Vec<_> = rounds.iter().map(|(idle, busy)| format!("{:.2}x", ms(*busy) / ms(*idle))).collect();
@@ -341,8 +355,38 @@ fn morning(server: &Server) {
             each.join(" ")
         );
     }
-    let vmid = answer["vm"]["vmid"].as_str().expect("vmid");
-    call(server.address, "POST", &format!("/vms/{vmid}/stop"), Some(&token), &json!({"force": true}));
+}
+
+/// Sends 2 GiB as one piece of a resumable upload, and throws it away.
+fn upload(address: SocketAddr, token: String) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        step_back();
+        let ask = |line: &str, extra: &str| {
+            let mut socket = TcpStream::connect(address).expect("connect");
+            let head = format!(
+                "{line} HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\nTus-Resumable: 1.0.0\r\nConnection: close\r\n{extra}\r\n"
+            );
+            socket.write_all(head.as_bytes()).expect("head");
+            socket
+        };
+        let read = |mut socket: TcpStream| {
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).expect("answer");
+            answer
+        };
+        let made = read(ask("POST /uploads/", &format!("Upload-Length: {}\r\nContent-Length: 0\r\n", UPLOAD + 1)));
+        let path = made.lines().find_map(|line| line.strip_prefix("location: ")).expect("location").trim().to_owned();
+        let extra = format!(
+            "Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: {UPLOAD}\r\n"
+        );
+        let mut socket = ask(&format!("PATCH {path}"), &extra);
+        let piece = vec![0x5a; 1 << 20];
+        for _ in 0..UPLOAD >> 20 {
+            socket.write_all(&piece).expect("piece");
+        }
+        assert!(read(socket).contains(" 204 "), "the upload failed");
+        read(ask(&format!("DELETE {path}"), ""));
+    })
 }
 
 fn sign_in(address: SocketAddr, student: usize) -> std::thread::JoinHandle<u16> {
