@@ -307,3 +307,30 @@ fn a_users_folder_comes_back_from_a_backup() {
     server.stop(&token, &vm);
     server.end();
 }
+
+#[test]
+fn a_snapshot_that_fails_says_why_and_the_vm_goes_on() {
+    // Needs the right to mount a disk that is too small for the guest's memory.
+    if vmshare::sys::user::euid() != 0 {
+        return;
+    }
+    let server = Server::with(PLAIN, "disk_reserve_mb = 0", "");
+    let runs = server.base().join("runs");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"]).arg(&runs).status();
+    assert!(mounted.expect("mount").success());
+    let token = server.sign_up("unlucky");
+    let vm = run(&server, &token, &json!({"data_disk_gb": 1}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    let failed = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "big"}));
+    assert_eq!((failed.status, failed.code()), (409, "snapshot_failed"), "{failed:?}");
+    let why = failed.json["detail"].as_str().unwrap_or_default();
+    assert!(why.contains("No space left") || why.contains("writing VM state"), "{why}");
+    sh(&mut serial, "echo alive-$((40+2))", "alive-42");
+    let now = server.call("GET", &format!("/vms/{}", vm["vmid"].as_str().expect("vmid")), &token, &Value::Null).json;
+    assert_eq!((&now["state"], &now["paused"], &now["job"]), (&json!("running"), &Value::Null, &Value::Null), "{now}");
+    server.stop(&token, &vm);
+    let unmounted = Command::new("umount").arg("--lazy").arg(&runs).status();
+    assert!(unmounted.expect("umount").success());
+    server.end();
+}

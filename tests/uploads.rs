@@ -517,3 +517,31 @@ fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_lat
     assert!(unmounted.expect("umount").success());
     server.end();
 }
+
+#[test]
+fn a_form_of_unknown_length_is_cut_off_where_the_quota_ends() {
+    let server = server("upload_quota_mb = 4");
+    let token = server.sign_up("endless");
+    let mut socket = server.connect();
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).expect("head");
+    let mut chunk = |bytes: &[u8]| {
+        let framed = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
+        socket.write_all(&framed).expect("what is over is read and dropped");
+    };
+    let beginning = form("a.iso", b"", "");
+    chunk(&beginning[..beginning.len() - "\r\n--XX--\r\n".len()]);
+    for _ in 0..16 {
+        chunk(&vec![7; 1 << 20]);
+    }
+    chunk(b"");
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).expect("the answer, and no reset");
+    let answer = Answer::parse(&answer);
+    assert_eq!((answer.status, &answer.json["code"]), (413, &json!("quota_exceeded")), "{answer:?}");
+    assert_no_leftovers(&server);
+    server.end();
+}

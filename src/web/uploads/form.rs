@@ -1,6 +1,6 @@
 //! `POST /upload`: one file as `multipart/form-data`, with its fields before or behind it.
 
-use super::{Wish, complete, discard, not_written, pour, reserve};
+use super::{Wish, complete, discard, not_written, over_quota, pour, reserve};
 use crate::db::uploads::UploadRow;
 use crate::house::Cx;
 use crate::net::body::{Buffer, Incoming};
@@ -96,7 +96,11 @@ pub async fn form(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let taking = Taking { form, stage, file: None, fields: BTreeMap::new(), now: Now::Nothing };
     let outcome = take(&cx, &req, incoming, taking, &row).await;
     discard(&cx, &row).await;
-    outcome
+    match outcome {
+        // Its length was not told, so what was left of the quota was the most it could have.
+        Err(problem) if open_end && problem.code == "too_long" => Err(over_quota(0)),
+        outcome => outcome,
+    }
 }
 
 fn no_file() -> Problem {
