@@ -30,6 +30,7 @@ const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; ch
 // Licences ask that whoever gets a library is told what it is and where its source is.
 const credits = {
   "desktop.js": "/*! Contains noVNC 1.7.0, MPL-2.0: https://github.com/novnc/noVNC, and pako, MIT: https://github.com/nodeca/pako */",
+  "home.js": "/*! Contains tus-js-client 4.3.1, MIT: https://github.com/tus/tus-js-client */",
   "terminal.js": "/*! Contains xterm.js 6.0.0, MIT: https://github.com/xtermjs/xterm.js */",
 };
 

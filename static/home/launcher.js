@@ -4,6 +4,8 @@
 // is sent, so that a default the teacher changes later is followed.
 import { call } from "../shared/api.js";
 import { $, make, memory } from "../shared/dom.js";
+import { diskWish } from "./disks.js";
+import { imageNames } from "./images.js";
 import { bytes, imageName, keeps, limits, megabytes } from "../shared/words.js";
 
 const STEP_MB = 256;
@@ -78,6 +80,14 @@ export async function loadProfiles() {
   showChosen();
 }
 
+/** Offers what may be started: the profile's own image first. */
+export function showImages() {
+  const before = $("image").value || remembered().iso;
+  const option = (value, words) => make("option", { value }, words);
+  $("image").replaceChildren(option("", "The usual one"), ...imageNames().map((image) => option(image.name, image.words)));
+  if ([...$("image").options].some((one) => one.value === before)) $("image").value = before;
+}
+
 /** The body of POST /run-iso for what is chosen now, and remembers the choice. */
 export function wish() {
   const profile = chosen();
@@ -85,8 +95,9 @@ export function wish() {
   const body = { profile: profile.name };
   if (Number($("memory").value) !== profile.default_memory_mb) body.memory_mb = Number($("memory").value);
   if (Number($("cpus").value) !== profile.default_cpus) body.cpus = Number($("cpus").value);
+  if ($("image").value) body.iso = $("image").value;
   memory.set("choice", JSON.stringify(body));
-  return body;
+  return { ...body, ...diskWish() };
 }
 
 /** What the profile of this name is called. */

@@ -9,7 +9,9 @@ import { openAuth, setSignup, setUpAuth } from "./auth.js";
 import { setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
 import { setUpWarning } from "../shared/warning.js";
-import { loadProfiles, wish } from "./launcher.js";
+import { loadDisks, setUpDisks } from "./disks.js";
+import { loadImages, setUpImages } from "./images.js";
+import { loadProfiles, showImages, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
 
@@ -32,7 +34,8 @@ async function enter(me) {
   showLaunchError("");
   events?.close();
   try {
-    await loadProfiles();
+    await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
+    showImages();
   } catch (problem) {
     if (problem.status === 401) return;
     showLaunchError(problem.message);
@@ -69,7 +72,11 @@ function changed(vm) {
   if (!alive(vm) && !before) return;
   show(vm);
   joinIfStarting();
-  if (!alive(vm)) loadHistory();
+  if (!alive(vm)) {
+    loadHistory();
+    // A disk may have come to be, and an image is in use no more.
+    Promise.all([loadImages(), loadDisks()]).then(showImages, () => null);
+  }
 }
 
 /** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop. */
@@ -162,6 +169,8 @@ setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
 setUpMachine();
 setUpWarning();
 setUpShare();
+setUpDisks();
+setUpImages(() => Promise.all([loadProfiles(), loadDisks()]).then(showImages, () => null));
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

@@ -6,7 +6,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { browse, Server, signUp } from "./server.mjs";
+import { axe, browse, machines, output, Server, signUp, until } from "./server.mjs";
 
 const SIZE = 1 << 30;
 const iso = process.env.VMSHARE_TEST_ISO ?? "target/test-images/tiny.iso";
@@ -126,4 +126,68 @@ test("a refusal reaches the page while the browser still sends", { timeout: 120_
   await close();
   const { code } = await small.close();
   assert.equal(code, 0, small.log);
+});
+
+test("the panel refuses at once, uploads, and the desktop starts from it", { timeout: 120_000 }, async () => {
+  const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  await signUp(page, server.url, "bringer");
+  await page.locator("#image-none").waitFor({ state: "hidden" });
+  const asked = [];
+  page.on("request", (request) => request.url().includes("/uploads/") && asked.push(request.method()));
+  const small = path.join(server.folder, "small.iso");
+  fs.writeFileSync(small, "too small");
+  const noise = path.join(server.folder, "noise.iso");
+  fs.writeFileSync(noise, Buffer.alloc(11_000_000, 7));
+  for (const [file, words] of [[small, /at least 10 MB/], [noise, /not a CD image/], [path.join(server.folder, "vmshare.toml"), /Choose an \.iso file/]]) {
+    await page.locator("#image-file").setInputFiles(file);
+    await until(`the page says ${words}`, async () => words.test(await page.locator("#image-error").innerText()));
+  }
+  assert.deepEqual(asked, [], "a refused file was sent");
+  await page.locator("#image-file").setInputFiles({ name: "my tiny.iso", mimeType: "application/octet-stream", buffer: fs.readFileSync(iso) });
+  await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()));
+  await page.locator("#image-list").getByText("my-tiny.iso").waitFor();
+  await page.locator("#advanced summary").click();
+  await page.locator("#image").selectOption("my-tiny.iso");
+  await page.locator("#disk").selectOption("new");
+  await page.locator("#disk-name").fill("class");
+  await page.locator("#disk-gb").fill("1");
+  for (const [name, size] of [["wide", { width: 1280, height: 1000 }], ["phone", { width: 360, height: 740 }]]) {
+    await page.setViewportSize(size);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+      await page.screenshot({ path: path.join(output, `images-${name}-${colorScheme}.png`), fullPage: true });
+      assert.deepEqual(await axe(page), [], `${name} ${colorScheme}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.equal(wide, 0, `${name}: ${wide} px too wide`);
+    }
+  }
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\//);
+  const [vm] = await machines(page);
+  assert.deepEqual([vm.iso, vm.disk, vm.persistence], ["my-tiny.iso", "class", "persistent"]);
+  assert.deepEqual(troubles, []);
+  await page.goto(server.url);
+  await page.locator("#vm-stop").click();
+  await page.locator('#stop button[value="stop"]').click();
+  await until("it has stopped", async () => (await machines(page)).every((one) => one.state === "stopped"));
+  await close();
+});
+
+test("an upload in the panel is paused, and goes on after a reload", { timeout: 120_000 }, async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "pauser");
+  await page.locator("#images").waitFor();
+  await page.locator("#image-file").setInputFiles(big);
+  await until("some of it is sent", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.05));
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused.").waitFor();
+  await page.screenshot({ path: path.join(output, "images-paused.png"), fullPage: true });
+  await page.reload();
+  await page.locator("#images").waitFor();
+  const offsets = [];
+  page.on("request", (request) => request.method() === "PATCH" && offsets.push(Number(request.headers()["upload-offset"])));
+  await page.locator("#image-file").setInputFiles(big);
+  await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()), 90);
+  assert.ok(offsets.length > 0 && offsets[0] > 0, `it began anew: ${offsets}`);
+  await close();
 });
