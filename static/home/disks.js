@@ -35,7 +35,16 @@ export function diskWish() {
   return {};
 }
 
-/** Wires the choice. */
-export function setUpDisks() {
-  $("disk").addEventListener("change", showChoice);
+/** Whether what is saved stays. */
+export function isKept() {
+  return $("disk").value === "new" || $("disk").value.startsWith("kept:");
+}
+
+/** Wires the choice; `changed` is told of another one. */
+export function setUpDisks(changed) {
+  $("disk").addEventListener("change", () => {
+    showChoice();
+    changed();
+  });
+  $("image").addEventListener("change", changed);
 }

@@ -4,7 +4,7 @@
 // is sent, so that a default the teacher changes later is followed.
 import { call } from "../shared/api.js";
 import { $, make, memory } from "../shared/dom.js";
-import { diskWish } from "./disks.js";
+import { diskWish, isKept } from "./disks.js";
 import { imageNames } from "./images.js";
 import { bytes, imageName, keeps, limits, megabytes } from "../shared/words.js";
 
@@ -57,8 +57,18 @@ function showChosen() {
   const step = [memoryMost, profile.default_memory_mb].every((mb) => mb % STEP_MB === 0) ? STEP_MB : 1;
   slider("memory", { least: Math.min(STEP_MB, profile.default_memory_mb), most: memoryMost, step, value: mine.memory_mb ?? profile.default_memory_mb, words: megabytes });
   slider("cpus", { least: 1, most: profile.max_cpus ?? profile.default_cpus, step: 1, value: mine.cpus ?? profile.default_cpus, words: String });
-  const image = profiles.length === 1 && profile.iso ? `${imageName(profile.iso)}, ${bytes(profile.iso.size)}. ` : "";
-  $("launch-facts").textContent = [image + keeps(profile.persistence), NETWORKS[profile.network], limits(profile)].filter(Boolean).join(" ");
+  showFacts();
+}
+
+/** One line of what will start, and of what is lost. */
+export function showFacts() {
+  const profile = chosen();
+  if (!profile?.available) return;
+  const picked = $("image").selectedOptions[0];
+  const usual = profiles.length === 1 && profile.iso ? `${imageName(profile.iso)}, ${bytes(profile.iso.size)}. ` : "";
+  const image = picked?.value ? `${picked.textContent}. ` : usual;
+  const kept = isKept() ? "persistent" : profile.persistence;
+  $("launch-facts").textContent = [image + keeps(kept), NETWORKS[profile.network], limits(profile)].filter(Boolean).join(" ");
 }
 
 function card(profile, checked) {
@@ -86,6 +96,7 @@ export function showImages() {
   const option = (value, words) => make("option", { value }, words);
   $("image").replaceChildren(option("", "The usual one"), ...imageNames().map((image) => option(image.name, image.words)));
   if ([...$("image").options].some((one) => one.value === before)) $("image").value = before;
+  showFacts();
 }
 
 /** The body of POST /run-iso for what is chosen now, and remembers the choice. */

@@ -7,6 +7,7 @@ import { $, make, notice } from "../shared/dom.js";
 import { warn } from "../shared/warning.js";
 import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span } from "../shared/words.js";
 import { titleOf } from "./launcher.js";
+import { showSnapshots } from "./snapshots.js";
 
 const STATES = { running: ["Running", "good"], stopping: ["Shutting down", "warn"] };
 const ACCELERATORS = { kvm: "Hardware (KVM)", tcg: "None (software)" };
@@ -64,6 +65,7 @@ function showRunning(vm) {
     vm.expires_because === "time limit" && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
     fact("Memory", megabytes(vm.memory_mb)),
     fact("CPUs", String(vm.cpus)),
+    vm.disk && fact("Disk", `${vm.disk}, ${vm.disk_gb} GB`),
     imageName(vm.iso) && fact("Image", imageName(vm.iso)),
     vm.accel && fact("Acceleration", ACCELERATORS[vm.accel] ?? vm.accel),
     fact("Id", idButton(vm.vmid)),
@@ -81,6 +83,7 @@ function showRunning(vm) {
 
 /** Draws what is known of the caller's machine; null means there is none. */
 export function show(vm) {
+  showSnapshots(vm);
   if (vm?.vmid !== shown?.vmid || vm?.state !== shown?.state) $("vm-error").textContent = "";
   shown = vm;
   warn(vm);

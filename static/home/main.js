@@ -11,8 +11,9 @@ import { listen } from "../shared/events.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
 import { loadImages, setUpImages } from "./images.js";
-import { loadProfiles, showImages, wish } from "./launcher.js";
+import { loadProfiles, showFacts, showImages, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
+import { setUpSnapshots } from "./snapshots.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
 
 const RETRY_MS = 3000;
@@ -169,7 +170,8 @@ setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
 setUpMachine();
 setUpWarning();
 setUpShare();
-setUpDisks();
+setUpSnapshots();
+setUpDisks(showFacts);
 setUpImages(() => Promise.all([loadProfiles(), loadDisks()]).then(showImages, () => null));
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();

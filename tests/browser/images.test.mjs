@@ -167,6 +167,18 @@ test("the panel refuses at once, uploads, and the desktop starts from it", { tim
   assert.deepEqual([vm.iso, vm.disk, vm.persistence], ["my-tiny.iso", "class", "persistent"]);
   assert.deepEqual(troubles, []);
   await page.goto(server.url);
+  await page.locator("#snapshots summary").click();
+  await page.locator("#snapshot-name").fill("clean");
+  await page.locator("#snapshot-take").click();
+  await page.locator("#snapshot-list").getByText("clean").waitFor({ timeout: 60_000 });
+  await page.screenshot({ path: path.join(output, "images-snapshots.png"), fullPage: true });
+  assert.deepEqual(await axe(page), [], "snapshots");
+  await page.getByRole("button", { name: "Go back to clean" }).click();
+  await page.getByText("Lose what came after?").click();
+  await until("it went back", () => server.sql("select count(*) from audit where action = 'restore snapshot'") === "1");
+  await page.getByRole("button", { name: "Remove clean" }).click();
+  await page.getByText("Remove for good?").click();
+  await page.locator("#snapshot-list li").waitFor({ state: "detached" });
   await page.locator("#vm-stop").click();
   await page.locator('#stop button[value="stop"]').click();
   await until("it has stopped", async () => (await machines(page)).every((one) => one.state === "stopped"));
