@@ -392,6 +392,9 @@ fn a_tus_upload_that_is_no_image_is_refused_at_its_end_and_removed() {
     let answer = patch(&server, &token, &path, 0, &vec![7; 11_000_000], &[]);
     assert_eq!((answer.status, &answer.json["code"]), (422, &json!("bad_image")), "{answer:?}");
     assert_eq!(tus(&server, &token, "HEAD", &path, &[], b"").status, 404);
+    let headers = [("Upload-Length", "1000"), ("Content-Type", "application/offset+octet-stream")];
+    let at_once = tus(&server, &token, "POST", "/uploads/", &headers, &[7; 1000]);
+    assert_eq!((at_once.status, &at_once.json["code"]), (422, &json!("bad_image")), "{at_once:?}");
     assert_no_leftovers(&server);
     assert_eq!(isos(&server, &token).len(), 0);
     server.end();
@@ -473,6 +476,7 @@ fn leftovers_are_told_by_a_dry_run_and_removed_by_the_next() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };
+    assert_eq!(tus(&server, &token, "HEAD", &path, &[], b"").status, 410, "its time is over");
     let told = clean(&["clean", "--dry-run"]);
     for path in [&expired, &stray, &run] {
         assert!(told.contains(&format!("would remove {}", path.display())) && path.exists(), "{told}");

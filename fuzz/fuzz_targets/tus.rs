@@ -11,7 +11,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(found) = tus::metadata(Some(text)) {
         let line: Vec<String> =
             found.iter().map(|(k, v)| format!("{k} {}", data_encoding::BASE64.encode(v.as_bytes()))).collect();
-        assert_eq!(tus::metadata(Some(&line.join(","))).ok(), Some(found), "{text:?}");
+        let line = line.join(",");
+        // Written out, an empty value takes a byte more: the line may be longer than what is taken.
+        if line.len() <= 4096 {
+            assert_eq!(tus::metadata(Some(&line)).ok(), Some(found), "{text:?}");
+        }
     }
     if let Ok(Some(checksum)) = tus::checksum(Some(text)) {
         assert!(matches!(checksum.digest.len(), 20 | 32));

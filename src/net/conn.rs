@@ -111,6 +111,8 @@ pub struct Conn {
     inlet: Option<Inlet>,
     /// Its client waits for 100 before it sends it.
     expects: bool,
+    /// Nothing was read because the story had no room.
+    held_up: bool,
     idle_since: Instant,
     /// No request has come yet.
     fresh: bool,
@@ -135,6 +137,7 @@ impl Conn {
             phase: Phase::Reading { head: None, body: Vec::new(), since: None },
             inlet: None,
             expects: false,
+            held_up: false,
             idle_since: now,
             fresh: true,
             peer,
@@ -428,6 +431,10 @@ impl Conn {
     /// Brings a large body to its story, as far as there is room for it.
     fn pump_body(&mut self, scratch: &mut Scratch, now: Instant) -> Outcome {
         let mut budget = QUANTUM;
+        if std::mem::take(&mut self.held_up) {
+            // That was our time, not the client's.
+            self.idle_since = now;
+        }
         loop {
             let Some(inlet) = self.inlet.as_ref().filter(|inlet| inlet.is_wanted()) else { return Outcome::Idle };
             if std::mem::take(&mut self.expects) && self.input.is_empty() {
@@ -440,6 +447,7 @@ impl Conn {
                 Err(()) => inlet.fail(Broken::Malformed),
                 Ok(Poured::Whole) => inlet.finish(),
                 Ok(Poured::Full) => {
+                    self.held_up = true;
                     inlet.wait_for_room();
                     return Outcome::Idle;
                 }

@@ -53,8 +53,13 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let offset = match first {
         Some((incoming, checksum)) => {
             let work = Work::on(&cx, &row.id).await;
-            // What went wrong with the first bytes is told when the client goes on.
-            take(&cx, &req, &work, &row, (incoming, checksum), 0).await.unwrap_or(0)
+            match take(&cx, &req, &work, &row, (incoming, checksum), 0).await {
+                Ok(offset) => offset,
+                // All of it came, and it is no image: there is nothing to go on with.
+                Err(problem) if problem.status == 422 => return Err(with_version(problem)),
+                // What else went wrong with the first bytes is told when the client goes on.
+                Err(_) => 0,
+            }
         }
         // An empty file is whole at once, and no image.
         None if size == 0 => {
@@ -249,7 +254,12 @@ async fn find(cx: &Cx, req: &Req) -> Result<UploadRow, Problem> {
         return Err(none());
     }
     let user = req.caller()?.user.id.clone();
-    cx.db(uploads::find(&cx.db, id, user)).await?.filter(|row| row.resumable).ok_or_else(none)
+    let row = cx.db(uploads::find(&cx.db, id, user)).await?.filter(|row| row.resumable).ok_or_else(none)?;
+    if row.expires_at <= jiff::Timestamp::now() {
+        let detail = "This upload was not gone on with in time and is thrown away. Begin a new one.";
+        return Err(with_version(Problem::new(410, "upload_expired", detail)));
+    }
+    Ok(row)
 }
 
 /// Every request but OPTIONS says the version.
