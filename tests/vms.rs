@@ -18,19 +18,10 @@ fn vmid(vm: &Value) -> &str {
     vm["vmid"].as_str().expect("vmid")
 }
 
-/// An account that is an administrator.
-fn admin(server: &Server) -> String {
-    server.sign_up("root");
-    let promoted = server.command(&["user", "promote", "root"], "");
-    assert!(promoted.status.success(), "{promoted:?}");
-    let body = json!({"email": "root", "password": "correct horse"});
-    server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
-}
-
 #[test]
 fn every_route_answers_strangers_neighbours_and_administrators_as_its_row_says() {
     let server = Server::start();
-    let (owner, neighbour, admin) = (server.sign_up("owner"), server.sign_up("neighbour"), admin(&server));
+    let (owner, neighbour, admin) = (server.sign_up("owner"), server.sign_up("neighbour"), common::admin(&server));
     let vm = server.launch(&owner);
     for route in ROUTES {
         let path = route.path.replace("{vmid}", vmid(&vm)).replace("{http_port}", &vm["http_port"].to_string());
@@ -106,7 +97,7 @@ fn pages_of_a_list_have_every_vm_once_and_live_ones_first() {
     assert_eq!(pages(&server, &late, "", 2), past, "a last page that is full");
     let mut all = vec![vmid(&live).to_owned()];
     all.extend(past);
-    let token = admin(&server);
+    let token = common::admin(&server);
     assert_eq!(pages(&server, &token, "&all=1", 20), all);
     assert_eq!(pages(&server, &token, "&all=1", 2), all, "no page loses what is between a live VM and its neighbours");
     for wrong in ["limit=0", "limit=101", "limit=x", "before=yesterday"] {

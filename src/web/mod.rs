@@ -12,6 +12,7 @@ pub mod disks;
 pub mod events;
 pub mod isos;
 pub mod life;
+pub mod openapi;
 pub mod ops;
 pub mod origin;
 pub mod pages;
@@ -175,6 +176,7 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
+    route!(Get "/openapi.json" Public openapi::serve, "this description, for programs"),
     route!(Get "/metrics" Public ops::metrics, "Prometheus text, for admins and loopback"),
 ];
 

@@ -2,6 +2,7 @@
 //! What is started here is ended here, and nothing may be left behind.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_panics_doc)]
 
+pub mod api;
 pub mod stand_in;
 
 use serde_json::{Value, json};
@@ -301,6 +302,15 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// An account that is an administrator.
+pub fn admin(server: &Server) -> String {
+    server.sign_up("root");
+    let promoted = server.command(&["user", "promote", "root"], "");
+    assert!(promoted.status.success(), "{promoted:?}");
+    let body = json!({"email": "root", "password": "correct horse"});
+    server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
 }
 
 /// Processes whose command line names `folder`, the tests' own excepted.
