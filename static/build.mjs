@@ -23,9 +23,10 @@ const pages = [
   { source: "home.html", path: "/", budget: 60 * 1024 },
   { source: "desktop.html", path: "/novnc/", budget: 120 * 1024 },
   { source: "terminal.html", path: "/terminal/", budget: 160 * 1024 },
+  { source: "docs.html", path: "/docs", budget: 40 * 1024 },
   { source: "404.html", path: "/404.html", budget: 20 * 1024 },
 ];
-const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js", "terminal.js": "terminal/main.js" };
+const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js", "terminal.js": "terminal/main.js", "docs.js": "docs/main.js" };
 const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
 // Licences ask that whoever gets a library is told what it is and where its source is.
 const credits = {

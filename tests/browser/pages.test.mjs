@@ -108,6 +108,43 @@ test("the desktop page is accessible, fits and is silent in all its states", asy
   await close();
 });
 
+test("the page of the API shows and finds every call, is accessible and fits", async () => {
+  const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await page.goto(`${server.url}/docs`);
+  const { paths } = (await call(page, "GET", "/openapi.json")).body;
+  const all = Object.values(paths).flatMap((methods) => Object.keys(methods)).length;
+  await until("every call is there", async () => (await page.locator("#groups details:visible").count()) === all);
+  assert.equal(await page.locator("#found").innerText(), `${all} calls`);
+  await inspect(page, "docs", seen);
+  // By keyboard: to the search, from there to what it found, and open that.
+  await page.locator("#search").focus();
+  await page.keyboard.type("snapshot restore");
+  await until("one call is left", async () => (await page.locator("#groups details:visible").count()) === 1);
+  assert.equal(await page.locator("#found").innerText(), "1 call");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await page.locator("details[open]").getByText("snapshot_not_found").waitFor();
+  assert.match(await page.locator("details[open] pre").first().innerText(), /^curl -X POST -H "Authorization: Bearer \$TOKEN" "\$VMSHARE\/vms\/c9a2f1c9a2f1\/snapshots/);
+  await page.evaluate(() => document.querySelector("details[open]").scrollIntoView());
+  await inspect(page, "docs-call", seen);
+  await page.locator("#search").fill("no such thing at all");
+  await until("nothing found is told", async () => /Try fewer/.test(await page.locator("#found").innerText()));
+  // An address may name a call.
+  await page.goto(`${server.url}/docs#post_run_iso`);
+  await page.reload();
+  await page.locator("#post_run_iso[open]").waitFor();
+  for (const one of await page.locator("#groups details").all()) await one.evaluate((details) => (details.open = true));
+  await inspect(page, "docs-open", seen);
+  // The description cannot be had: the page says what to do.
+  await page.route("**/openapi.json", (route) => route.fulfill({ status: 503, contentType: "application/problem+json", body: JSON.stringify({ detail: "Away." }) }));
+  await page.reload();
+  await until("the failure is told", async () => /Away/.test(await page.locator("#failed").innerText()));
+  assert.deepEqual(seen, []);
+  assert.deepEqual(troubles.filter((line) => !/status of 503/.test(line)), []);
+  await close();
+});
+
 test("the page for a wrong address is accessible and fits", async () => {
   const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
   const seen = [];
