@@ -14,6 +14,7 @@ use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
 use crate::store::{Claims, Layout};
+use crate::vm::apart::Apart;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vmid, Vms};
@@ -111,6 +112,8 @@ pub struct House {
     pub metrics: Metrics,
     /// QEMU, once it was looked for.
     pub hypervisor: Hypervisor,
+    /// Whom QEMUs run as.
+    pub apart: Apart,
     /// Certificates, unless TLS is off.
     pub tls: Option<TlsSettings>,
     /// The port that really listens: the settings may leave it to the system.

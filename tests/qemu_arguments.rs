@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use vmshare::sys::child::Spawn;
 use vmshare::sys::pidfd::Exit;
 use vmshare::sys::user::{euid, lookup_user};
-use vmshare::vm::args::{self, Accel, Machine, Network, Video, Vnc};
+use vmshare::vm::args::{self, Accel, Disk, Machine, Network, Video, Vnc};
 use vmshare::vm::disk_args;
 use vmshare::vm::programs;
 
@@ -31,17 +32,21 @@ fn connect(path: &Path) -> UnixStream {
 }
 
 /// Starts the machine, greets its monitor, lets it quit, and returns what it wrote to standard error.
-fn run(change: impl FnOnce(&mut Machine<'_>), uid_gid: Option<(u32, u32)>) -> String {
+fn run(disk: Option<File>, change: impl FnOnce(&mut Machine<'_>), uid_gid: Option<(u32, u32)>) -> String {
     let base = tempfile::tempdir().unwrap();
     fs::set_permissions(base.path(), Permissions::from_mode(0o711)).unwrap();
     let (iso, run_dir) = (base.path().join("odd, name.iso"), base.path().join("run"));
     File::create(&iso).unwrap().set_len(11 << 20).unwrap();
-    fs::set_permissions(&iso, Permissions::from_mode(0o644)).unwrap();
+    // Only we may read it: it is handed over open.
+    fs::set_permissions(&iso, Permissions::from_mode(0o600)).unwrap();
+    let mut files = vec![File::open(&iso).unwrap()];
     fs::create_dir(&run_dir).unwrap();
     fs::set_permissions(&run_dir, Permissions::from_mode(0o700)).unwrap();
     if let Some((uid, gid)) = uid_gid {
         chown(&run_dir, Some(uid), Some(gid)).unwrap();
     }
+    let disks: Vec<Disk> = disk.iter().map(|disk| Disk { fd: disk.as_raw_fd(), base: None }).collect();
+    files.extend(disk);
     let qemu = programs::find_qemu(None).unwrap();
     let mut machine = Machine {
         qemu: &qemu,
@@ -50,19 +55,18 @@ fn run(change: impl FnOnce(&mut Machine<'_>), uid_gid: Option<(u32, u32)>) -> St
         name: "vm-test",
         memory_mb: 64,
         cpus: 1,
-        iso: Some(&iso),
+        cd: Some(files[0].as_raw_fd()),
         run_dir: &run_dir,
         vnc: Vnc::Unix,
         network: Network::Restricted,
         video: Video::Std,
-        disks: &[],
+        disks: &disks,
         order: args::BootOrder::Cd,
     };
     change(&mut machine);
     let line: Vec<OsString> = args::qemu(&machine).unwrap();
     let (program, args) = line.split_first().unwrap();
-    let spawn = Spawn { program, args, cwd: &run_dir, uid_gid, groups: &[], no_new_privs: true };
-    let child = spawn.start().unwrap();
+    let child = Spawn { uid_gid, files: &files, ..Spawn::new(program, args, &run_dir) }.start().unwrap();
 
     // A machine that refused its options ends at once: then its own words are the message.
     let started = Instant::now();
@@ -99,7 +103,7 @@ fn quit(mut monitor: &UnixStream) {
 
 #[test]
 fn qemu_takes_every_option_and_says_nothing() {
-    assert_eq!(run(|_| {}, None), "");
+    assert_eq!(run(None, |_| {}, None), "");
 }
 
 #[test]
@@ -114,19 +118,16 @@ fn qemu_takes_the_virtio_screen_no_network_and_a_scratch_disk() {
     .unwrap();
     let made = std::process::Command::new(&create[0]).args(&create[1..]).status().unwrap();
     assert!(made.success(), "{create:?}");
-    let change = |m: &mut Machine<'_>| {
-        (m.video, m.network, m.cpus) = (Video::Virtio, Network::None, 2);
-        // Lives as long as the test.
-        m.disks = Box::leak(Box::new([disk.clone()]));
-    };
-    assert_eq!(run(change, None), "");
+    let disk = File::options().read(true).write(true).open(&disk).unwrap();
+    let change = |m: &mut Machine<'_>| (m.video, m.network, m.cpus) = (Video::Virtio, Network::None, 2);
+    assert_eq!(run(Some(disk), change, None), "");
 }
 
 #[test]
 fn qemu_runs_as_a_plain_user_with_both_cards() {
     let Some(nobody) = lookup_user("nobody").unwrap().filter(|_| euid() == 0) else { return };
-    assert_eq!(run(|_| {}, Some(nobody)), "");
-    assert_eq!(run(|m| m.video = Video::Virtio, Some(nobody)), "");
+    assert_eq!(run(None, |_| {}, Some(nobody)), "");
+    assert_eq!(run(None, |m| m.video = Video::Virtio, Some(nobody)), "");
 }
 
 #[test]
@@ -134,5 +135,5 @@ fn qemu_offers_its_screen_on_a_tcp_port() {
     // A port that was free a moment ago; VNC's begin at 5900.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let change = |m: &mut Machine<'_>| m.vnc = Vnc::Tcp { host: free.ip(), port: free.port() };
-    assert_eq!(run(change, None), "");
+    assert_eq!(run(None, change, None), "");
 }

@@ -15,6 +15,7 @@ use crate::store::{Claims, Layout};
 use crate::sys::lock::FolderLock;
 use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
+use crate::vm::apart::{Apart, Users};
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vms, adopt};
@@ -81,6 +82,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         bus: Bus::default(),
         metrics: Metrics::default(),
         hypervisor: Hypervisor::default(),
+        apart: Apart::new(Users::look(&config)),
         tls,
         port: config.port.into(),
         orders: Vec::new().into(),

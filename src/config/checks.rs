@@ -48,6 +48,7 @@ pub(super) fn build(given: &Given, sources: Vec<PathBuf>) -> Result<(Config, Vec
         qemu_img_bin: top.qemu_img_bin,
         postgres_bin_dir: top.postgres_bin_dir,
         signup: top.signup,
+        vm_uids: top.vm_uid_range.0,
         accel: top.accel,
         stop_vms_on_exit: top.stop_vms_on_exit,
         alerts,

@@ -37,6 +37,7 @@ use profile::Written;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use table::{Entry, Given};
 use top::Top;
@@ -80,6 +81,8 @@ pub struct Config {
     pub postgres_bin_dir: Option<PathBuf>,
     /// Who may make an account.
     pub signup: Signup,
+    /// The uids that QEMUs run as.
+    pub vm_uids: RangeInclusive<u32>,
     /// Which accelerator QEMU is to use.
     pub accel: AccelWish,
     /// Whether the end of the server is the end of the VMs.

@@ -4,6 +4,7 @@ use super::subnet::Subnet;
 use super::table::settings;
 use super::value::{Around, Raw, Secret, Value, Wrong, choices};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 choices! {
@@ -83,6 +84,8 @@ settings! {
         postgres_bin_dir: Option<PathBuf> = "";
         /// Who may make an account.
         signup: Signup = "open";
+        /// The uids that QEMUs run as, one per VM, where the server may become other users; they need no accounts.
+        vm_uid_range: UidRange = "[1900000000, 1900065535]", 1000..=4_294_967_293;
         /// KVM, emulation (tcg), or KVM where it works (auto).
         accel: AccelWish = "auto";
         /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
@@ -105,6 +108,26 @@ impl Value for Switch {
     fn parse(raw: &Raw, around: &Around<'_>) -> Result<Self, Wrong> {
         let plain = if let Raw::Quoted(text) = raw { &Raw::Text(text.clone()) } else { raw };
         bool::parse(plain, around).map(Self).map_err(|bad| Wrong::new(bad.wrong, "write on or off"))
+    }
+}
+
+/// Uids that nobody else on the host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UidRange(pub(super) RangeInclusive<u32>);
+
+impl Value for UidRange {
+    const SHAPE: &'static str = "[FIRST, LAST]";
+    fn parse(raw: &Raw, around: &Around<'_>) -> Result<Self, Wrong> {
+        let mend = "write the first and the last uid, such as [1900000000, 1900065535]";
+        let items = raw.items(mend)?;
+        let [first, last] = items.as_slice() else {
+            return Err(Wrong::new(format!("it has {} numbers", items.len()), mend));
+        };
+        let (first, last) = (u32::parse(first, around)?, u32::parse(last, around)?);
+        if first > last {
+            return Err(Wrong::new("the first uid is above the last", format!("write [{last}, {first}]")));
+        }
+        Ok(Self(first..=last))
     }
 }
 

@@ -92,7 +92,7 @@ impl Raw {
     }
 
     /// The items of a list: a TOML array, or text cut at commas with or without the brackets.
-    fn items(&self, mend: &str) -> Result<Vec<Self>, Wrong> {
+    pub(super) fn items(&self, mend: &str) -> Result<Vec<Self>, Wrong> {
         match self {
             Self::List(items) => Ok(items.clone()),
             Self::Text(text) => {

@@ -1,24 +1,25 @@
 //! Starting a program that outlives us if need be: QEMU.
 //!
 //! A child gets nothing it was not given: an empty environment but for a handful of names, `/dev/null` to read, two pipes to
-//! write, a session of its own (so Ctrl-C in the server's terminal is not for it), an empty signal mask, umask 077, and, where
-//! asked, a uid of its own and no way to new privileges. All other descriptors close on exec, also those that a library or
-//! whoever started the server forgot to mark.
+//! write, the files it is handed, a session of its own (so Ctrl-C in the server's terminal is not for it), an empty signal mask,
+//! umask 077, no way to new privileges, and, where asked, a uid and control groups of its own. All other descriptors close on exec, also
+//! those that a library or whoever started the server forgot to mark.
 //!
-//! Order between fork and exec matters: the session and the descriptors need no rights; groups go before the gid, and the gid
-//! before the uid, because afterwards there are no rights left; `no_new_privs` comes last. Only async-signal-safe calls are
-//! made there, and nothing is allocated.
+//! Order between fork and exec matters: the session and the descriptors need no rights; control groups are joined and groups set
+//! while we still may; the gid goes before the uid, because afterwards there are no rights left; `no_new_privs` comes last. Only
+//! async-signal-safe calls are made there, and nothing is allocated.
 //!
 //! The child is not waited for here and leaves no zombie as long as its [`PidFd`] is reaped. It survives the server: there is no
 //! parent-death signal, on purpose (a restart takes running machines back).
 //!
-//! Sources: fork(2), setsid(2), credentials(7), prctl(2), close_range(2).
+//! Sources: fork(2), setsid(2), credentials(7), capabilities(7), prctl(2), close_range(2), cgroups(7).
 #![allow(unsafe_code)]
 
 use super::{check, check_long, pidfd::PidFd, signal};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,8 +40,10 @@ pub struct Spawn<'a> {
     pub uid_gid: Option<(u32, u32)>,
     /// Its further groups, such as the one that may open `/dev/kvm`. Only looked at together with `uid_gid`.
     pub groups: &'a [u32],
-    /// It can never gain rights, not even by running a set-uid program.
-    pub no_new_privs: bool,
+    /// Files it gets under the numbers they have here.
+    pub files: &'a [File],
+    /// The `cgroup.procs` files of the control groups it is born into, open for writing.
+    pub cgroups: &'a [File],
 }
 
 /// A program that was started.
@@ -56,7 +59,13 @@ pub struct Child {
     pub stderr: OwnedFd,
 }
 
-impl Spawn<'_> {
+impl<'a> Spawn<'a> {
+    /// A program as ourselves, with nothing handed to it.
+    #[must_use]
+    pub const fn new(program: &'a OsStr, args: &'a [OsString], cwd: &'a Path) -> Self {
+        Self { program, args, cwd, uid_gid: None, groups: &[], files: &[], cgroups: &[] }
+    }
+
     /// Starts it. Returns when the program itself runs, so a missing program or right is an error here.
     ///
     /// # Errors
@@ -66,13 +75,17 @@ impl Spawn<'_> {
         command.args(self.args).current_dir(self.cwd).env_clear();
         command.env("PATH", SAFE_PATH).env("LC_ALL", "C.UTF-8").env("HOME", self.cwd).env("TMPDIR", self.cwd);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (uid_gid, no_new_privs, groups) = (self.uid_gid, self.no_new_privs, self.groups.to_vec());
+        let numbers = |files: &[File]| files.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
+        let (uid_gid, groups) = (self.uid_gid, self.groups.to_vec());
+        let (files, cgroups) = (numbers(self.files), numbers(self.cgroups));
         before_exec(&mut command, move || {
             stand_apart()?;
+            files.iter().try_for_each(|fd| hand_over(*fd))?;
+            cgroups.iter().try_for_each(|fd| join_group(*fd))?;
             if let Some((uid, gid)) = uid_gid {
                 become_user(uid, gid, &groups)?;
             }
-            if no_new_privs { forbid_new_privs() } else { Ok(()) }
+            forbid_new_privs()
         });
         let mut child = command.spawn()?;
         match take_hold(&mut child) {
@@ -104,6 +117,7 @@ pub fn drop_to(command: &mut Command, uid: u32, gid: u32) {
     before_exec(command, move || {
         signal::unblock_all()?;
         close_others()?;
+        drop_ambient_rights()?;
         become_user(uid, gid, &[])
     });
 }
@@ -119,6 +133,7 @@ fn stand_apart() -> io::Result<()> {
     new_session()?;
     signal::unblock_all()?;
     close_others()?;
+    drop_ambient_rights()?;
     private_umask();
     Ok(())
 }
@@ -142,6 +157,28 @@ fn close_others() -> io::Result<()> {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// Takes the mark away again that [`close_others`] set.
+fn hand_over(fd: RawFd) -> io::Result<()> {
+    // SAFETY: plain integers; the parent holds this descriptor open until the child runs.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
+}
+
+/// Writes "0", which means the writer, into a `cgroup.procs`.
+fn join_group(fd: RawFd) -> io::Result<()> {
+    // SAFETY: the byte is static and its length is given; the parent holds this descriptor open until the child runs.
+    let written = unsafe { libc::write(fd, b"0".as_ptr().cast(), 1) };
+    if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Rights that a service manager made hereditary are not the child's.
+fn drop_ambient_rights() -> io::Result<()> {
+    let unused: libc::c_ulong = 0;
+    // SAFETY: plain integers of the width prctl reads.
+    let dropped =
+        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, unused, unused, unused) });
+    dropped.map(drop)
 }
 
 fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
@@ -193,16 +230,14 @@ mod tests {
     use crate::sys::pidfd::{Exit, tests::wait};
     use crate::sys::signal::Signal;
     use crate::sys::user::{euid, lookup_user};
-    use std::fs::File;
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     fn shell(script: &str) -> Vec<OsString> {
         ["-c", script].map(OsString::from).to_vec()
     }
 
     fn spawn<'a>(args: &'a [OsString]) -> Spawn<'a> {
-        let (program, cwd) = (OsStr::new("/bin/sh"), Path::new("/"));
-        Spawn { program, args, cwd, uid_gid: None, groups: &[], no_new_privs: true }
+        Spawn::new(OsStr::new("/bin/sh"), args, Path::new("/"))
     }
 
     /// Runs it to its end and returns what it wrote and how it ended. The output must fit in the pipe.
@@ -245,6 +280,29 @@ mod tests {
     }
 
     #[test]
+    fn a_child_gets_the_files_it_is_handed_whatever_it_may_open_itself() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"handed over").unwrap();
+        let files = [file];
+        let args = shell(&format!("dd if=/proc/self/fd/{0} 2>/dev/null || cat <&{0}", files[0].as_raw_fd()));
+        let (text, exit) = run(&Spawn { files: &files, ..spawn(&args) });
+        assert!(exit.success() && text.contains("handed over"), "{exit:?} {text}");
+    }
+
+    #[test]
+    fn a_child_is_born_into_its_control_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        let procs = [File::create(folder.path().join("cgroup.procs")).unwrap()];
+        let (_, exit) = run(&Spawn { cgroups: &procs, ..spawn(&shell("true")) });
+        assert!(exit.success());
+        assert_eq!(std::fs::read(folder.path().join("cgroup.procs")).unwrap(), b"0");
+        let closed = [File::open("/dev/null").unwrap()];
+        let args = shell("true");
+        let refused = Spawn { cgroups: &closed, ..spawn(&args) }.start();
+        assert!(refused.is_err(), "it runs outside of its group");
+    }
+
+    #[test]
     fn a_child_of_another_user_has_no_other_groups_and_no_way_back() {
         let Some((uid, gid)) = lookup_user("nobody").unwrap() else { return };
         let args = shell("id -u; id -g; id -G; grep -E '^(Cap(Eff|Prm)|Uid)' /proc/self/status");
@@ -264,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_an_error_and_leaves_nothing() {
-        let missing = Spawn { program: OsStr::new("/nonexistent/qemu"), ..spawn(&[]) };
+        let missing = Spawn::new(OsStr::new("/nonexistent/qemu"), &[], Path::new("/"));
         assert_eq!(missing.start().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

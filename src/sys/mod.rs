@@ -4,7 +4,7 @@
 //! - One system call per function, wrapped so that its callers are safe whatever they pass. `SAFETY` names the invariant.
 //! - No policy: which signals, limits and uids to use is the caller's business. No logging, no threads.
 //! - Every file descriptor made here is close-on-exec, as every one of the standard library is. What a child gets (its three
-//!   standard streams) is given to it by name; QEMU never inherits a listener, a database or another machine's socket.
+//!   standard streams, its own images) is given to it by name; QEMU never inherits a listener, a database or another machine's socket.
 //! - Linux only. A kernel without pidfd (before 5.4) is refused by `PidFd::open` with what the kernel said.
 //!
 //! Sources: the manual pages named in each file.
@@ -16,6 +16,7 @@ pub mod lock;
 pub mod pidfd;
 pub mod priority;
 pub mod process;
+pub mod rights;
 pub mod rlimit;
 pub mod signal;
 pub mod sockopt;

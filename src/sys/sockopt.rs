@@ -4,9 +4,11 @@
 //!   pile up in front of a slow browser, and its picture is seconds late.
 //! - *Keep-alive* and *user time-out*: a laptop that was closed never says good-bye; these end its connection.
 //!
+//! - *Peer*: who really listens on a path in a folder that is not ours alone.
+//!
 //! What is not set here is the loop's: no-delay is a call of mio's.
 //!
-//! Sources: tcp(7), ipv6(7), socket(7), listen(2).
+//! Sources: tcp(7), ipv6(7), socket(7), unix(7), listen(2).
 #![allow(unsafe_code)]
 
 use super::check;
@@ -59,6 +61,21 @@ pub fn set_keep_alive(socket: &impl AsFd) -> io::Result<()> {
 /// On a socket that is not TCP, or for more than 24 days.
 pub fn set_user_timeout(socket: &impl AsFd, limit: Duration) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, to_int(limit.as_millis())?)
+}
+
+/// Which process listens at the other end of a unix socket.
+///
+/// # Errors
+/// On another kind of socket.
+pub fn peer_pid(socket: &impl AsFd) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the structure is ours, of the option's type, and its size is given.
+    check(unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut length)
+    })?;
+    u32::try_from(peer.pid).map_err(io::Error::other)
 }
 
 /// A listener, non-blocking, that may follow another on its port at once. `[::]` takes IPv4 as well, whatever the system's
@@ -159,6 +176,16 @@ mod tests {
             // A host without IPv6 says so; then there is nothing to be dual about.
             Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EAFNOSUPPORT), "{e}"),
         }
+    }
+
+    #[test]
+    fn a_unix_socket_says_who_listens_and_tcp_says_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let socket = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert_eq!(peer_pid(&socket).unwrap(), std::process::id());
+        assert_ne!(peer_pid(&listen("127.0.0.1:0".parse().unwrap()).unwrap()).ok(), Some(std::process::id()));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! Blocks for up to [`DEADLINE`]: for a worker thread, never for the loop.
 //! Source: QEMU's docs on isa-debug-exit and isa-debugcon.
 
-use super::args::{self, Accel, QemuVersion};
+use super::args::{Accel, QemuVersion};
 use crate::random;
 use crate::sys::child::{self, Spawn};
 use crate::sys::kvm::{self, KvmRefusal};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub struct Host<'a> {
     pub uid_gid: Option<(u32, u32)>,
     /// Their further groups, such as `sys::kvm::device_group()`.
     pub groups: &'a [u32],
-    /// Where the answer is kept: `VM_BASE_DIR/accel.json`. The folder must be one those users can pass through.
+    /// Where the answer is kept: `VM_BASE_DIR/accel.json`.
     pub cache_file: &'a Path,
 }
 
@@ -176,15 +176,15 @@ fn recall(file: &Path, key: &Key) -> Option<Answer> {
 }
 
 fn keep(file: &Path, answer: &Answer) -> io::Result<()> {
-    write_whole(file, serde_json::to_string_pretty(answer)?.as_bytes(), 0o600)
+    write_whole(file, serde_json::to_string_pretty(answer)?.as_bytes())
 }
 
 /// All or nothing: a reader sees the old file or the new one.
-fn write_whole(file: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
     let new = file.with_extension(random::hex_id());
     let written = (|| {
         let mut out = File::create_new(&new)?;
-        out.set_permissions(fs::Permissions::from_mode(mode))?;
+        out.set_permissions(fs::Permissions::from_mode(0o600))?;
         out.write_all(content)?;
         fs::rename(&new, file)
     })();
@@ -219,10 +219,12 @@ enum Trial {
 fn trial(host: &Host<'_>, accel: Accel, deadline: Duration) -> io::Result<Trial> {
     let disk = host.cache_file.with_file_name("accel-probe.img");
     write_disk(&disk)?;
-    let args = trial_args(&disk, accel)?;
-    let (uid_gid, groups) = (host.uid_gid, host.groups);
-    let program = host.qemu.as_os_str();
-    let child = Spawn { program, args: &args, cwd: Path::new("/"), uid_gid, groups, no_new_privs: true }.start()?;
+    // Handed over open: the machines' users need not be able to come here.
+    let files = [File::open(&disk)?];
+    let args = trial_args(files[0].as_raw_fd(), accel);
+    let (uid_gid, groups, files) = (host.uid_gid, host.groups, files.as_slice());
+    let plain = Spawn::new(host.qemu.as_os_str(), &args, Path::new("/"));
+    let child = Spawn { uid_gid, groups, files, ..plain }.start()?;
     let ended = child.pidfd.wait(deadline)?;
     if !ended {
         child.pidfd.send(Signal::Kill)?;
@@ -233,27 +235,25 @@ fn trial(host: &Host<'_>, accel: Accel, deadline: Duration) -> io::Result<Trial>
     Ok(judge(exit, &drain(child.stdout)?, &drain(child.stderr)?))
 }
 
-/// Readable for every user: it holds no secret and machines' users must read it. The same bytes at every trial, so two at once
-/// do not disturb each other.
+/// The same bytes at every trial, so two at once do not disturb each other.
 fn write_disk(disk: &Path) -> io::Result<()> {
     let mut content = PROBE.to_vec();
     content.resize(usize::try_from(PROBE_DISK).map_err(io::Error::other)?, 0);
-    write_whole(disk, &content, 0o644)
+    write_whole(disk, &content)
 }
 
-fn trial_args(disk: &Path, accel: Accel) -> io::Result<Vec<OsString>> {
+fn trial_args(disk: RawFd, accel: Accel) -> Vec<OsString> {
     let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max"),
     };
-    let mut drive = OsString::from("if=none,id=probe,format=raw,read-only=on,file=");
-    drive.push(args::escaped(disk).map_err(io::Error::other)?);
+    let file = format!("fd={disk},set={disk}");
+    let drive = format!("if=none,id=probe,format=raw,read-only=on,file=/dev/fdset/{disk}");
     let line = "-nodefaults -no-user-config -machine pc -m 32 -display none -no-reboot -debugcon stdio \
         -device isa-debug-exit,iobase=0xf4,iosize=0x04 -device virtio-blk-pci,drive=probe,bootindex=0";
     let mut args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-    args.extend(["-accel", accel, "-cpu", cpu, "-drive"].map(OsString::from));
-    args.push(drive);
-    Ok(args)
+    args.extend(["-accel", accel, "-cpu", cpu, "-add-fd", &file, "-drive", &drive].map(OsString::from));
+    args
 }
 
 /// What is in the pipe now; a grandchild holding it open is not waited for.

@@ -3,6 +3,7 @@
 //! Runs once, before the first launch. A row's process is the same one only if its start time is too; then its monitor is taken over.
 //! What was starting when the server died is taken back whole. Folders without a live row are removed.
 
+use super::apart::Users;
 use super::args::Accel;
 use super::process::Process;
 use super::{disks, janitor, lifetime, real, stop, supervise, warm, watch};
@@ -10,12 +11,16 @@ use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::sys::signal::Signal;
+use crate::sys::user::euid;
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How long an adopted QEMU may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long a killed QEMU that nobody knows may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Between attempts while the database is away.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -105,7 +110,11 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static st
     let vmid = real::vmid_of(row).map_err(|_| GONE)?;
     let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
     let folder = real::run_dir(cx, &row.vmid);
-    Process::adopted(cx, vmid, pid, start, accel, folder).map(Some).map_err(|_| GONE)
+    let process = Process::adopted(cx, vmid, pid, start, accel, folder.clone()).map_err(|_| GONE)?;
+    if let Ok(about) = folder.metadata() {
+        cx.apart.take_back(vmid, about.uid());
+    }
+    Ok(Some(process))
 }
 
 async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
@@ -119,18 +128,20 @@ async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
 
 /// Removes run folders that no live VM owns, and ends a QEMU that was started but not written down.
 async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
-    let runs = cx.config.base_dir.join("runs");
+    let (runs, users) = (cx.config.base_dir.join("runs"), cx.apart.users().clone());
     let swept = cx.disk(move || {
         let Ok(entries) = std::fs::read_dir(&runs) else { return };
+        let strays = strays(&users);
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if super::Vmid::parse(&name).is_none() || kept.contains(&name) {
                 continue;
             }
-            if let Some(pid) = stray(&entry.path(), &name) {
+            for pid in strays.iter().filter(|(_, of)| *of == name).map(|(pid, _)| *pid) {
                 log::warn!(vmid:% = name; "a qemu without a row (pid {pid}) is ended");
                 if let Ok(process) = crate::sys::pidfd::PidFd::open(pid) {
                     let _ = process.send(Signal::Kill);
+                    let _ = process.wait(KILL_WAIT);
                 }
             }
             match std::fs::remove_dir_all(entry.path()) {
@@ -144,9 +155,20 @@ async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
     }
 }
 
-/// The QEMU that its pid file names, if it is really this VM's.
-fn stray(folder: &std::path::Path, vmid: &str) -> Option<u32> {
-    let pid: u32 = std::fs::read_to_string(folder.join("qemu.pid")).ok()?.trim().parse().ok()?;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    String::from_utf8_lossy(&line).split('\0').any(|arg| arg == vmid).then_some(pid)
+/// Processes that were started as QEMU for a VM, by the VM's id; only those of users that VMs run as.
+fn strays(users: &Users) -> Vec<(u32, String)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let ours = |uid| match users {
+        Users::Range(range) => range.contains(&uid) || uid == euid(),
+        _ => uid == euid(),
+    };
+    let one = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        entry.metadata().ok().filter(|about| ours(about.uid()))?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        let name = words.windows(2).find(|pair| pair.first() == Some(&&b"-name"[..]))?.get(1)?;
+        Some((pid, String::from_utf8_lossy(name).into_owned()))
+    };
+    entries.flatten().filter_map(one).collect()
 }

@@ -1,6 +1,7 @@
 //! QEMU on this host: where it is, which version, and whether KVM really works. Found at the start, on a `disk` thread.
 
 use super::accel::{self, Choice, Host, Wish};
+use super::apart::Users;
 use super::args::{Accel, QemuVersion};
 use super::programs;
 use crate::config::{AccelWish, Config};
@@ -38,13 +39,19 @@ pub fn look(config: &Config) -> Result<Found, String> {
         AccelWish::Kvm => Wish::Kvm,
         AccelWish::Tcg => Wish::Tcg,
     };
-    let choice = accel::choose(wish, &host(&qemu, version, &cache(config)));
+    let choice = accel::choose(wish, &host(&qemu, version, &cache(config), &Users::look(config), &groups()));
     Ok(Found { qemu, version, qemu_img, choice })
 }
 
-/// VMs run as the server's own user.
-fn host<'a>(qemu: &'a Path, version: QemuVersion, cache_file: &'a Path) -> Host<'a> {
-    Host { qemu, version, uid_gid: None, groups: &[], cache_file }
+/// As the VMs will run.
+fn host<'a>(qemu: &'a Path, version: QemuVersion, cache_file: &'a Path, users: &Users, groups: &'a [u32]) -> Host<'a> {
+    Host { qemu, version, uid_gid: users.any(), groups, cache_file }
+}
+
+/// The groups of VMs with a user of their own.
+#[must_use]
+pub fn groups() -> Vec<u32> {
+    crate::sys::kvm::device_group().into_iter().collect()
 }
 
 fn cache(config: &Config) -> PathBuf {
@@ -124,7 +131,9 @@ impl Hypervisor {
             let (cache, kept) = (cache(&cx.config), found.clone());
             self.0.replace(Some(Ok(found)));
             let why = why.to_owned();
-            let remember = move || accel::remember_failure(&host(&kept.qemu, kept.version, &cache), &why);
+            let users = cx.apart.users().clone();
+            let remember =
+                move || accel::remember_failure(&host(&kept.qemu, kept.version, &cache, &users, &groups()), &why);
             let written = cx.disk(remember).await;
             if let Ok(Err(e)) = written {
                 log::error!("the choice of TCG cannot be kept: {e}");

@@ -224,6 +224,16 @@ fn allowed(config: &Config, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
     places
 }
 
+/// Whether a disk of this user may be an overlay of the image whose canonical path this is.
+#[must_use]
+pub fn may_back(config: &Config, uid: &str, image: &Path) -> bool {
+    config.profiles.values().any(|profile| {
+        let of_all = profile.base_disk.as_ref().and_then(|base| base.canonicalize().ok());
+        let own = rule(profile, uid).map(|rule| allowed(config, &rule, uid)).unwrap_or_default();
+        of_all.iter().any(|base| base == image) || own.iter().any(|place| image.starts_with(place))
+    })
+}
+
 fn check(path: &Path, allowed: &[PathBuf], is_default: bool) -> Result<Found, Problem> {
     let missing = || {
         let detail = if is_default {

@@ -12,7 +12,9 @@
 
 pub mod accel;
 pub mod adopt;
+pub mod apart;
 pub mod args;
+pub mod attach;
 pub mod disk_args;
 pub mod disks;
 pub mod hypervisor;

@@ -56,8 +56,9 @@ impl Monitor {
     ///
     /// # Errors
     /// The socket is not there yet, or its one place in the queue is taken: try again in a moment.
-    pub fn connect(house: &House, path: &Path, process: u64) -> std::io::Result<Self> {
+    pub fn connect(house: &House, path: &Path, process: u64, pid: u32) -> std::io::Result<Self> {
         let mut socket = UnixStream::connect(path)?;
+        super::apart::is_of(&socket, pid)?;
         let token = house.io.add(&mut socket, Owner::Qmp(process))?;
         Ok(Self {
             socket,

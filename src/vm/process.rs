@@ -5,7 +5,7 @@
 
 use super::monitor::{Failed, Monitor};
 use super::supervise::Ration;
-use super::{Vmid, qmp_socket, serial_socket};
+use super::{Vmid, apart, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
 use crate::net::line::{Flow, Line};
 use crate::proto::qmp::VmEvent;
@@ -193,7 +193,7 @@ impl Process {
         let path = qmp_socket(&self.run_dir);
         let mut pause = RETRY.0;
         let monitor = loop {
-            match Monitor::connect(cx, &path, self.id) {
+            match Monitor::connect(cx, &path, self.id, self.pid) {
                 Ok(monitor) => break monitor,
                 Err(_) => cx.clock.sleep(pause).await,
             }
@@ -217,6 +217,7 @@ impl Process {
             return Ok(());
         }
         let mut socket = UnixStream::connect(serial_socket(&self.run_dir))?;
+        apart::is_of(&socket, self.pid)?;
         let token = house.io.add(&mut socket, Owner::Serial(self.id))?;
         line.join(socket, token);
         Ok(())

@@ -1,10 +1,11 @@
 //! The steps of a launch, done for real: files and forks on the `disk` threads, rows on the `db` thread, QEMU by QMP.
 
 use super::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
+use super::attach::Wanted;
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, disks, image, room, vnc_socket, watch};
+use super::{Vm, Vmid, apart, disks, hypervisor, image, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -116,9 +117,9 @@ impl World for Cx {
     }
 
     async fn prepare(&self, row: &VmRow, image: &Image) -> Result<(), Problem> {
-        let folder = run_dir(self, &row.vmid);
+        let (folder, uid) = (run_dir(self, &row.vmid), self.apart.take(vmid_of(row)?)?);
         let made = folder.clone();
-        self.disk(move || DirBuilder::new().recursive(true).mode(0o700).create(made)).await?.map_err(no_space)?;
+        self.disk(move || make_run_dir(&made, uid)).await?.map_err(no_space)?;
         if let Some(new) = &image.new_kept {
             disks::make_for(self, row, new).await?;
         }
@@ -220,10 +221,15 @@ pub(super) async fn spawn_qemu(
     let profile = profile(cx, &row.profile)?;
     let folder = run_dir(cx, &row.vmid);
     let (qemu, version) = cx.hypervisor.qemu()?;
-    let kept = row.disk.as_ref().map(|name| store::disks::path(&cx.layout, &row.user_id, name));
-    let own = [OVERLAY, SCRATCH].map(|name| folder.join(name));
-    let disks: Vec<PathBuf> =
-        cx.disk(move || kept.into_iter().chain(own.into_iter().filter(|disk| disk.exists())).collect()).await?;
+    let vmid = vmid_of(row)?;
+    let uid = cx.apart.of(vmid);
+    let wanted = Wanted {
+        cd: cd.map(Path::to_owned),
+        kept: row.disk.as_ref().map(|name| store::disks::path(&cx.layout, &row.user_id, name)),
+        own: [OVERLAY, SCRATCH].map(|name| folder.join(name)).to_vec(),
+    };
+    let (config, owner) = (Arc::clone(&cx.config), row.user_id.clone());
+    let attached = cx.disk(move || wanted.open(&config, &owner)).await??;
     let args = args::qemu(&Machine {
         qemu: &qemu,
         version,
@@ -231,8 +237,8 @@ pub(super) async fn spawn_qemu(
         name: &row.vmid,
         memory_mb: row.memory_mb,
         cpus: row.cpus,
-        iso: cd,
-        disks: &disks,
+        cd: attached.cd,
+        disks: &attached.disks,
         order,
         run_dir: &folder,
         vnc: match profile.vnc {
@@ -258,12 +264,22 @@ pub(super) async fn spawn_qemu(
                 let _ = std::fs::remove_file(socket);
             }
             let Some((program, args)) = args.split_first() else { return Err(std::io::ErrorKind::NotFound.into()) };
-            Spawn { program, args, cwd: &cwd, uid_gid: None, groups: &[], no_new_privs: true }.start()
+            let groups = hypervisor::groups();
+            let plain = Spawn::new(program, args, &cwd);
+            Spawn { uid_gid: uid.map(|uid| (uid, uid)), groups: &groups, files: &attached.files, ..plain }.start()
         })
         .await?;
-    let vmid = vmid_of(row)?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
     process.map_err(|e| Problem::new(500, "qemu_failed", format!("QEMU could not be started: {e}")))
+}
+
+/// A VM's folder, and, as its owner, the user it runs as. The folder of all of them can be passed through, not listed.
+fn make_run_dir(folder: &Path, uid: Option<u32>) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    match uid {
+        Some(uid) => std::os::unix::fs::chown(folder, Some(uid), Some(uid)),
+        None => Ok(()),
+    }
 }
 
 /// Waits until QEMU takes commands and its screen greets; the error carries QEMU's last line.
@@ -272,7 +288,10 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
     let greet = async {
         process.connect_monitor(cx).await.map_err(|e| qemu_problem(&e.to_string()))?;
         let socket = vnc_socket(&process.run_dir);
-        cx.disk(move || banner(&socket)).await?.map_err(|e| qemu_problem(&format!("its screen does not answer: {e}")))
+        let pid = process.pid;
+        cx.disk(move || banner(&socket, pid))
+            .await?
+            .map_err(|e| qemu_problem(&format!("its screen does not answer: {e}")))
     };
     match first(process.exit.wait(), cx.within(limit, greet)).await {
         Either::First(exit) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
@@ -297,8 +316,9 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
 }
 
 /// Reads the 12 bytes of an RFB server's greeting (RFC 6143 7.1.1). Blocks, bounded.
-fn banner(screen: &Path) -> std::io::Result<()> {
+fn banner(screen: &Path, pid: u32) -> std::io::Result<()> {
     let mut socket = UnixStream::connect(screen)?;
+    apart::is_of(&socket, pid)?;
     socket.set_read_timeout(Some(BANNER_WAIT))?;
     let mut greeting = [0; 12];
     socket.read_exact(&mut greeting)?;
@@ -345,9 +365,12 @@ pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
             Ok(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                 return log::error!(vmid:% = vmid; "{} cannot be removed: {e}", shown.display());
             }
-            Ok(_) => return,
+            Ok(_) => break,
             Err(_) => cx.clock.sleep(RETRY).await,
         }
+    }
+    if let Some(vmid) = Vmid::parse(vmid) {
+        cx.apart.give_back(vmid);
     }
 }
 

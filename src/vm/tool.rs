@@ -17,8 +17,7 @@ use std::time::Duration;
 pub async fn run(cx: &Cx, args: Vec<OsString>) -> Result<String, Problem> {
     let started = cx.disk(move || {
         let Some((program, args)) = args.split_first() else { return Err(std::io::ErrorKind::NotFound.into()) };
-        let cwd = Path::new("/");
-        Spawn { program, args, cwd, uid_gid: None, groups: &[], no_new_privs: true }.start()
+        Spawn::new(program, args, Path::new("/")).start()
     });
     let failed = |why: String| Problem::new(507, "disk_failed", format!("The disk could not be worked on: {why}"));
     let tool = started.await?.and_then(|child| Process::tool(cx, child)).map_err(|e| failed(e.to_string()))?;

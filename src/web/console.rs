@@ -15,9 +15,8 @@ use crate::proto::http::Method;
 use crate::proto::problem::Problem;
 use crate::proto::rfb::ClientTracker;
 use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
-use crate::vm::Vm;
+use crate::vm::{Vm, apart};
 use mio::net::UnixStream;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,7 +69,7 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     })?;
     let (back, text, tracker) = match console {
         Console::Vnc => {
-            let back = Back::own(connect(&cx, &viewer.vm.vnc_socket()).await?);
+            let back = Back::own(connect(&cx, &viewer.vm).await?);
             let rfb = ClientTracker::default();
             let tracker = if viewer.control { Tracker::Rfb(rfb) } else { Tracker::Looks(rfb, Vec::new()) };
             (back, TextPolicy::Refuse, tracker)
@@ -142,13 +141,14 @@ fn shared(cx: &House, vm: &Vm) -> Result<Back, Problem> {
     Ok(Back::Shared(reader))
 }
 
-async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
+async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
+    let (socket, pid) = (vm.vnc_socket(), vm.process.borrow().pid);
     let limit = Duration::from_secs(cx.config.limits.relay_connect_seconds);
     let attempts = async {
         let mut pauses = PAUSES_MS.iter().copied().chain(std::iter::repeat(PAUSES_MS[PAUSES_MS.len() - 1]));
         loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => return Ok(stream),
+            match UnixStream::connect(&socket) {
+                Ok(stream) => return apart::is_of(&stream, pid).map(|()| stream),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
                     cx.clock.sleep(Duration::from_millis(pauses.next().unwrap_or(20))).await;
                 }
@@ -158,7 +158,10 @@ async fn connect(cx: &House, socket: &Path) -> Result<UnixStream, Problem> {
     };
     let gone =
         || Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2);
-    cx.within(limit, attempts).await.ok_or_else(gone)?.map_err(|_| gone())
+    cx.within(limit, attempts).await.ok_or_else(gone)?.map_err(|e| {
+        log::warn!(vmid:% = vm.vmid; "its screen does not answer: {e}");
+        gone()
+    })
 }
 
 /// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.

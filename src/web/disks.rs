@@ -9,7 +9,7 @@ use crate::store::disks::Listed;
 use crate::store::names::Format;
 use crate::store::{self, disks, names};
 use crate::vm::disk_args::{self, NewDisk};
-use crate::vm::{disks as work, image};
+use crate::vm::{attach, disks as work, image};
 use serde_json::{Value, json};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,6 +56,16 @@ pub(super) async fn free(cx: &Cx, uid: &str, name: &str) -> Result<(), Problem> 
         }
         _ => Ok(()),
     }
+}
+
+/// [`free`], and sound: `qemu-img` opens what a disk's header names, and it has the server's rights.
+///
+/// # Errors
+/// 409, 500.
+pub(super) async fn workable(cx: &Cx, uid: &str, name: &str) -> Result<(), Problem> {
+    free(cx, uid, name).await?;
+    let (config, uid, path) = (Arc::clone(&cx.config), uid.to_owned(), disks::path(&cx.layout, uid, name));
+    cx.disk(move || attach::check(&config, &uid, &path)).await?
 }
 
 /// `POST /disks`: `{name, size_gb?, image?}` makes one, empty or from an image.
@@ -135,7 +145,7 @@ pub async fn grow(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let gb = gb.ok_or_else(|| Problem::unprocessable("size_gb", "is needed"))?;
     let _claim = cx.claims.of(&uid).await;
     let before = one(&cx, &uid, &name).await?;
-    free(&cx, &uid, &name).await?;
+    workable(&cx, &uid, &name).await?;
     if u64::from(gb) << 30 <= before.size {
         let why = format!("must be more than its {} GiB; a disk cannot shrink", before.size.div_ceil(1 << 30));
         return Err(Problem::unprocessable("size_gb", why));

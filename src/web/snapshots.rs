@@ -59,7 +59,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         },
         Place::Disk { uid, name, path } => {
             let _claim = cx.claims.of(&uid).await;
-            super::disks::free(&cx, &uid, &name).await?;
+            super::disks::workable(&cx, &uid, &name).await?;
             snapshots::list_offline(&cx, &path).await?
         }
     };
@@ -99,7 +99,7 @@ async fn act(cx: &Cx, req: &Req, place: Place, act: Act, name: &str) -> Result<V
         Place::Live(vm) => snapshots::live(cx, &vm, act, name).await?,
         Place::Disk { uid, name: disk, path } => {
             let _claim = cx.claims.of(&uid).await;
-            super::disks::free(cx, &uid, &disk).await?;
+            super::disks::workable(cx, &uid, &disk).await?;
             snapshots::offline(cx, &path, act, name).await?
         }
     };

@@ -7,12 +7,15 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
+use vmshare::sys::child::Spawn;
+use vmshare::sys::signal::Signal;
 use vmshare::vm::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use vmshare::vm::programs;
 
@@ -150,6 +153,7 @@ fn launch_ours(server: &Server, token: &str) -> Duration {
 /// From QEMU's exec to the first bytes of its screen, with the same arguments and nothing between.
 fn launch_bare(iso: &Path) -> Duration {
     let folder = tempfile::Builder::new().prefix("vmsb").tempdir_in("/tmp").expect("folder");
+    let files = [fs::File::open(iso).expect("image")];
     let qemu = programs::find_qemu(None).expect("qemu");
     let machine = Machine {
         qemu: &qemu,
@@ -158,7 +162,7 @@ fn launch_bare(iso: &Path) -> Duration {
         name: "bare",
         memory_mb: 128,
         cpus: 1,
-        iso: Some(iso),
+        cd: Some(files[0].as_raw_fd()),
         disks: &[],
         order: BootOrder::Cd,
         run_dir: folder.path(),
@@ -168,7 +172,8 @@ fn launch_bare(iso: &Path) -> Duration {
     };
     let line = args::qemu(&machine).expect("arguments");
     let began = Instant::now();
-    let mut child = Command::new(&line[0]).args(&line[1..]).spawn().expect("qemu starts");
+    let (program, args) = line.split_first().expect("a program");
+    let child = Spawn { files: &files, ..Spawn::new(program, args, folder.path()) }.start().expect("qemu starts");
     let mut banner = [0; 12];
     loop {
         if let Ok(mut socket) = UnixStream::connect(machine.vnc_socket()) {
@@ -179,8 +184,9 @@ fn launch_bare(iso: &Path) -> Duration {
         std::thread::park_timeout(Duration::from_micros(500));
     }
     let took = began.elapsed();
-    child.kill().expect("kill");
-    child.wait().expect("reaped");
+    child.pidfd.send(Signal::Kill).expect("kill");
+    assert!(child.pidfd.wait(PATIENT).expect("waited for"), "QEMU does not end");
+    child.pidfd.reap().expect("reaped");
     took
 }
 
