@@ -15,6 +15,7 @@ use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
 use crate::store::{Claims, Layout};
 use crate::vm::apart::Apart;
+use crate::vm::cgroup::Groups;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vmid, Vms};
@@ -114,6 +115,8 @@ pub struct House {
     pub hypervisor: Hypervisor,
     /// Whom QEMUs run as.
     pub apart: Apart,
+    /// What they may take of the host.
+    pub groups: Arc<Groups>,
     /// Certificates, unless TLS is off.
     pub tls: Option<TlsSettings>,
     /// The port that really listens: the settings may leave it to the system.

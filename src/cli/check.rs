@@ -2,8 +2,11 @@
 
 use crate::config::{Overrides, Tls};
 use crate::net::tls::TlsSettings;
-use crate::sys::{statvfs, user};
-use crate::vm::{args::Accel, hypervisor};
+use crate::sys::statvfs;
+use crate::vm::apart::Users;
+use crate::vm::args::Accel;
+use crate::vm::cgroup::Groups;
+use crate::vm::hypervisor;
 
 /// Least free space below which the check complains.
 const FREE_MIN: u64 = 2 << 30;
@@ -47,10 +50,22 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         Ok(free) => tell(free >= FREE_MIN, format!("{} MiB free in {}", free >> 20, config.base_dir.display())),
         Err(e) => tell(false, format!("{}: {e}", config.base_dir.display())),
     }
-    if user::euid() == 0 {
-        println!(
-            "note    the server would run as root, and so would QEMU; conf/vmshare.service runs it as a user of its own"
-        );
+    match Users::look(&config) {
+        Users::Range(uids) => {
+            tell(true, format!("each VM runs as a user of its own (uids {} to {})", uids.start(), uids.end()));
+        }
+        Users::Ours(why) => println!(
+            "WARNING VMs run as the server's own user, for {why}: a guest that breaks out of QEMU could read the server's files, every \
+             user's images and every other screen; give the server the rights that conf/vmshare.service gives it"
+        ),
+        Users::Refused(why) => tell(false, format!("no VM can be started, because QEMU would run as root: {why}")),
+    }
+    match Groups::look(&config).missing() {
+        None => tell(true, "VMs are bounded in memory, processor time and threads by control groups".into()),
+        Some(why) => println!(
+            "WARNING VMs are not bounded in memory and processor time, so one can slow all others down: {why}; run the server as the \
+             systemd service of conf/vmshare.service, beside conf/vmshare-vms.service"
+        ),
     }
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
 }

@@ -16,6 +16,7 @@ use crate::sys::lock::FolderLock;
 use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
 use crate::vm::apart::{Apart, Users};
+use crate::vm::cgroup::Groups;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vms, adopt};
@@ -54,6 +55,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
     if let Err(e) = rlimit::raise_open_files() {
         log::warn!("the limit of open files stays low: {e}");
     }
+    let (apart, groups) = isolation(&config);
     let secret = secret(&config)?;
     let tls = tls_settings(&config)?;
     let reactor = Reactor::new().map_err(|e| format!("no epoll: {e}"))?;
@@ -82,7 +84,8 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         bus: Bus::default(),
         metrics: Metrics::default(),
         hypervisor: Hypervisor::default(),
-        apart: Apart::new(Users::look(&config)),
+        apart,
+        groups: Arc::new(groups),
         tls,
         port: config.port.into(),
         orders: Vec::new().into(),
@@ -109,6 +112,20 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
     db_thread.stop();
     log::info!("ended");
     result
+}
+
+/// How VMs are kept apart here. Before there are threads or children: the server moves into a control group of its own.
+fn isolation(config: &Config) -> (Apart, Groups) {
+    let users = Users::look(config);
+    if let Users::Ours(why) | Users::Refused(why) = &users {
+        log::warn!("VMs do not run as users of their own: {why}; see vmshare check");
+    }
+    let mut groups = Groups::look(config);
+    let _ = groups.enter();
+    if let Some(why) = groups.missing() {
+        log::warn!("VMs are not bounded in memory and processor time: {why}; see vmshare check");
+    }
+    (Apart::new(users), groups)
 }
 
 /// A database that can never be right ends the program; one that is away is waited for.

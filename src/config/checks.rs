@@ -49,6 +49,7 @@ pub(super) fn build(given: &Given, sources: Vec<PathBuf>) -> Result<(Config, Vec
         postgres_bin_dir: top.postgres_bin_dir,
         signup: top.signup,
         vm_uids: top.vm_uid_range.0,
+        vm_cgroup: top.vm_cgroup,
         accel: top.accel,
         stop_vms_on_exit: top.stop_vms_on_exit,
         alerts,

@@ -83,6 +83,8 @@ pub struct Config {
     pub signup: Signup,
     /// The uids that QEMUs run as.
     pub vm_uids: RangeInclusive<u32>,
+    /// The control group that VMs get theirs below; none means the server's own.
+    pub vm_cgroup: Option<PathBuf>,
     /// Which accelerator QEMU is to use.
     pub accel: AccelWish,
     /// Whether the end of the server is the end of the VMs.

@@ -86,6 +86,8 @@ settings! {
         signup: Signup = "open";
         /// The uids that QEMUs run as, one per VM, where the server may become other users; they need no accounts.
         vm_uid_range: UidRange = "[1900000000, 1900065535]", 1000..=4_294_967_293;
+        /// The control group (version 2) that VMs get theirs below, such as that of conf/vmshare-vms.service; the server's own if unset.
+        vm_cgroup: Option<PathBuf> = "";
         /// KVM, emulation (tcg), or KVM where it works (auto).
         accel: AccelWish = "auto";
         /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.

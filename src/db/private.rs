@@ -10,7 +10,7 @@
 //! process group of its own and outlives a server that is killed: the next one finds it by `postmaster.pid` and takes it over.
 //! Whoever runs it stops it at the end with SIGINT (fast shutdown).
 
-use crate::sys::child::drop_to;
+use crate::sys::child::set_apart;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Signal;
 use crate::sys::user::{euid, lookup_user};
@@ -211,13 +211,7 @@ impl Cluster {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-        match self.user {
-            Some((uid, gid)) => drop_to(&mut command, uid, gid),
-            None => {
-                use std::os::unix::process::CommandExt;
-                command.process_group(0);
-            }
-        }
+        set_apart(&mut command, self.user);
         command
     }
 

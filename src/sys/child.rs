@@ -110,15 +110,15 @@ fn take_hold(child: &mut std::process::Child) -> io::Result<Child> {
     Ok(Child { pid: child.id(), pidfd: PidFd::open(child.id())?, stdout, stderr })
 }
 
-/// Lets a command run as another user, with no further groups, in a process group of its own and with an empty signal mask.
-/// It stays our child in our session; the caller waits for it. Needs root.
-pub fn drop_to(command: &mut Command, uid: u32, gid: u32) {
+/// Lets a command run in a process group of its own, with an empty signal mask and no hereditary rights, and as another user (with no
+/// further groups, which needs root) where one is given. It stays our child in our session; the caller waits for it.
+pub fn set_apart(command: &mut Command, user: Option<(u32, u32)>) {
     command.process_group(0);
     before_exec(command, move || {
         signal::unblock_all()?;
         close_others()?;
         drop_ambient_rights()?;
-        become_user(uid, gid, &[])
+        user.map_or(Ok(()), |(uid, gid)| become_user(uid, gid, &[]))
     });
 }
 
@@ -331,7 +331,7 @@ mod tests {
         let Some((uid, gid)) = lookup_user("nobody").unwrap() else { return };
         let mut command = Command::new("/usr/bin/id");
         command.arg("-u").current_dir("/");
-        drop_to(&mut command, uid, gid);
+        set_apart(&mut command, Some((uid, gid)));
         match command.output() {
             Ok(out) => assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), uid.to_string()),
             Err(e) => assert!(euid() != 0 && e.kind() == io::ErrorKind::PermissionDenied, "{e}"),

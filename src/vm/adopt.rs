@@ -5,6 +5,7 @@
 
 use super::apart::Users;
 use super::args::Accel;
+use super::cgroup::Limits;
 use super::process::Process;
 use super::{disks, janitor, lifetime, real, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
@@ -15,6 +16,7 @@ use crate::sys::user::euid;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an adopted QEMU may take to answer.
@@ -82,6 +84,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     if let Err(e) = process.connect_serial(cx) {
         log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
     }
+    bound_again(cx, row).await;
     let Ok(vm) = real::live(cx, row, &process) else { return false };
     lifetime::take_back(cx, &vm).await;
     watch::begin(cx, &vm);
@@ -96,6 +99,15 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
         });
     }
     true
+}
+
+/// Writes its limits again: a service manager that restarts a service may have to switch them off meanwhile.
+async fn bound_again(cx: &Cx, row: &VmRow) {
+    let (groups, id) = (Arc::clone(&cx.groups), row.vmid.clone());
+    let limits = Limits { memory_mb: row.memory_mb, cpus: row.cpus };
+    if let Ok(Err(e)) = cx.disk(move || groups.make(&id, limits).map(drop)).await {
+        log::warn!(vmid:% = row.vmid; "its control groups cannot be set again: {e}");
+    }
 }
 
 /// The row's process, if it lives.
@@ -129,7 +141,9 @@ async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
 /// Removes run folders that no live VM owns, and ends a QEMU that was started but not written down.
 async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
     let (runs, users) = (cx.config.base_dir.join("runs"), cx.apart.users().clone());
+    let groups = Arc::clone(&cx.groups);
     let swept = cx.disk(move || {
+        groups.sweep(&kept);
         let Ok(entries) = std::fs::read_dir(&runs) else { return };
         let strays = strays(&users);
         for entry in entries.flatten() {

@@ -15,6 +15,7 @@ pub mod adopt;
 pub mod apart;
 pub mod args;
 pub mod attach;
+pub mod cgroup;
 pub mod disk_args;
 pub mod disks;
 pub mod hypervisor;

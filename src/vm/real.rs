@@ -2,6 +2,7 @@
 
 use super::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use super::attach::Wanted;
+use super::cgroup::Limits;
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
@@ -256,7 +257,8 @@ pub(super) async fn spawn_qemu(
     });
     let args = args.map_err(|e| Problem::internal(e.to_string()))?;
     let sockets = [vnc_socket(&folder), super::qmp_socket(&folder)];
-    let cwd = folder.clone();
+    let (cwd, control, id) = (folder.clone(), Arc::clone(&cx.groups), row.vmid.clone());
+    let limits = Limits { memory_mb: row.memory_mb, cpus: row.cpus };
     let started = cx
         .disk(move || {
             // A QEMU that ended leaves its VNC socket behind.
@@ -264,9 +266,10 @@ pub(super) async fn spawn_qemu(
                 let _ = std::fs::remove_file(socket);
             }
             let Some((program, args)) = args.split_first() else { return Err(std::io::ErrorKind::NotFound.into()) };
-            let groups = hypervisor::groups();
-            let plain = Spawn::new(program, args, &cwd);
-            Spawn { uid_gid: uid.map(|uid| (uid, uid)), groups: &groups, files: &attached.files, ..plain }.start()
+            let cgroups = &control.make(&id, limits)?;
+            let (groups, files) = (&hypervisor::groups(), attached.files.as_slice());
+            let uid_gid = uid.map(|uid| (uid, uid));
+            Spawn { uid_gid, groups, files, cgroups, ..Spawn::new(program, args, &cwd) }.start()
         })
         .await?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
@@ -356,12 +359,16 @@ pub(super) async fn kill(cx: &Cx, process: &Rc<Process>) {
     }
 }
 
-/// Removes a VM's folder; one that is gone already is no error.
+/// Removes a VM's folder and what bounds it; one that is gone already is no error.
 pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
     loop {
-        let folder = run_dir(cx, vmid);
+        let (folder, groups, id) = (run_dir(cx, vmid), Arc::clone(&cx.groups), vmid.to_owned());
         let shown = folder.clone();
-        match cx.disk(move || std::fs::remove_dir_all(&folder)).await {
+        let job = move || {
+            groups.remove(&id);
+            std::fs::remove_dir_all(&folder)
+        };
+        match cx.disk(job).await {
             Ok(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => {
                 return log::error!(vmid:% = vmid; "{} cannot be removed: {e}", shown.display());
             }

@@ -11,6 +11,7 @@ use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::sys::pidfd::Exit;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Starts the story for a VM that runs.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
@@ -66,9 +67,11 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
 async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     let process = Rc::clone(&vm.process.borrow());
     let wish = vm.wish.borrow().clone();
+    let starved = wish.is_none() && exit == Exit::Signal(9) && short_of_memory(cx, vm).await;
     let (state, why) = match wish {
         Some(wish) => (VmState::Stopped, wish),
         None if failure.is_some() => (VmState::Failed, failure.unwrap_or_default()),
+        None if starved => (VmState::Failed, "qemu took more memory than a VM may".to_owned()),
         None if process.guest_shutdown.get() => (VmState::Stopped, "guest shutdown".to_owned()),
         None if exit == Exit::Code(0) => (VmState::Stopped, real::exit_text(exit, None)),
         None => (VmState::Failed, real::exit_text(exit, process.last_line())),
@@ -87,4 +90,10 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     cx.bus.publish(vm, cx.now());
     vm.ended.set(vm.row.borrow().clone());
     real::remove_folder(cx, &vmid).await;
+}
+
+/// Whether the kernel ended it because it took more memory than it may.
+async fn short_of_memory(cx: &Cx, vm: &Vm) -> bool {
+    let (groups, vmid) = (Arc::clone(&cx.groups), vm.vmid.to_string());
+    cx.disk(move || groups.was_short_of_memory(&vmid)).await.unwrap_or(false)
 }

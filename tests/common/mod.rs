@@ -313,7 +313,7 @@ pub fn admin(server: &Server) -> String {
     server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
 }
 
-/// Processes whose command line names `folder`, the tests' own excepted.
+/// Processes whose command line names `folder` or that stand in it, as QEMUs do; the tests' own excepted.
 pub fn processes_of(folder: &Path) -> Vec<u32> {
     let wanted = folder.to_string_lossy().into_owned();
     let mut found: Vec<u32> = fs::read_dir("/proc")
@@ -323,7 +323,8 @@ pub fn processes_of(folder: &Path) -> Vec<u32> {
         .filter(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
-            line.contains(&wanted) && !line.contains("serve\0--config")
+            let stands = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+            (stands || line.contains(&wanted)) && !line.contains("serve\0--config")
         })
         .collect();
     found.sort_unstable();
