@@ -18,6 +18,7 @@ use crate::vm::apart::Apart;
 use crate::vm::cgroup::Groups;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
+use crate::vm::net_filter::NetFilter;
 use crate::vm::{Vmid, Vms};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
@@ -115,6 +116,8 @@ pub struct House {
     pub hypervisor: Hypervisor,
     /// Whom QEMUs run as.
     pub apart: Apart,
+    /// What those with internet access may reach.
+    pub net_filter: NetFilter,
     /// What they may take of the host.
     pub groups: Arc<Groups>,
     /// Certificates, unless TLS is off.

@@ -1,12 +1,12 @@
 //! `vmshare check`: what this host has, what is missing, and how to mend it.
 
-use crate::config::{Overrides, Tls};
+use crate::config::{Network, Overrides, Tls};
 use crate::net::tls::TlsSettings;
 use crate::sys::statvfs;
 use crate::vm::apart::Users;
 use crate::vm::args::Accel;
 use crate::vm::cgroup::Groups;
-use crate::vm::hypervisor;
+use crate::vm::{hypervisor, net_filter};
 
 /// Least free space below which the check complains.
 const FREE_MIN: u64 = 2 << 30;
@@ -59,6 +59,15 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
              user's images and every other screen; give the server the rights that conf/vmshare.service gives it"
         ),
         Users::Refused(why) => tell(false, format!("no VM can be started, because QEMU would run as root: {why}")),
+    }
+    if config.profiles.values().any(|profile| profile.network == Network::Internet) {
+        match net_filter::missing(&Users::look(&config)) {
+            None => tell(
+                true,
+                "guests with internet access are kept from this host and private addresses by nftables".into(),
+            ),
+            Some(why) => tell(false, format!("internet for guests: {why}")),
+        }
     }
     match Groups::look(&config).missing() {
         None => tell(true, "VMs are bounded in memory, processor time and threads by control groups".into()),

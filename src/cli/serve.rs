@@ -19,6 +19,7 @@ use crate::vm::apart::{Apart, Users};
 use crate::vm::cgroup::Groups;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
+use crate::vm::net_filter::NetFilter;
 use crate::vm::{Vms, adopt};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
@@ -86,6 +87,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         hypervisor: Hypervisor::default(),
         apart,
         groups: Arc::new(groups),
+        net_filter: NetFilter::default(),
         tls,
         port: config.port.into(),
         orders: Vec::new().into(),

@@ -3,9 +3,6 @@
 //! The image rule is the old version's: `base_image` is a directory (then `prefix` names the file in it), a file, or a
 //! template of either with `{uid}`, the user's id. Which of the two it is only the disk can say, so the caller stats
 //! `Profile::image_base` and hands the answer to `Profile::image_rule`; nothing in here touches the disk.
-//!
-//! What this version cannot honour (`network = "internet"`) is refused with a plain
-//! sentence at the start. It is never accepted and quietly left out: a teacher would count on it.
 
 use super::error::ConfigError;
 use super::table::{Given, settings};
@@ -80,7 +77,7 @@ settings! {
         max_cpus: Option<u32> = "", 1..=255;
         /// What happens to what the guest writes: ephemeral throws it away with the VM, persistent keeps it on a disk called default.
         persistence: Persistence = "ephemeral";
-        /// What the guest can reach; this version knows none and restricted.
+        /// What the guest can reach: nothing (none), a network without a way out (restricted), or the internet but no private address (internet).
         network: Network = "restricted";
         /// Where QEMU's VNC listens: unix is reachable by the relay only, tcp by every user of the host.
         vnc: VncListen = "unix";
@@ -212,7 +209,6 @@ impl Profile {
         let section = format!("profiles.{name}");
         let written = Written::read(given, &section)?;
         let checks = Checks { given, section: &section };
-        checks.unsupported(&written)?;
         let base_image = checks.template(&written.base_image, base_dir)?;
         checks.prefix(&written.prefix)?;
         let max_memory_mb = written.max_memory_mb.unwrap_or_else(|| written.default_memory_mb.max(4096));
@@ -250,14 +246,6 @@ struct Checks<'a> {
 impl Checks<'_> {
     fn refuse(&self, key: &str, wrong: impl Into<String>, mend: impl Into<String>) -> ConfigError {
         self.given.refuse(&format!("{}.{key}", self.section), wrong, mend)
-    }
-
-    fn unsupported(&self, written: &Written) -> Result<(), ConfigError> {
-        if written.network == Network::Internet {
-            let wrong = "this version cannot keep a guest with internet access away from the host's network";
-            return Err(self.refuse("network", wrong, "write \"restricted\" or \"none\""));
-        }
-        Ok(())
     }
 
     /// `base_image` as an absolute path in which `{uid}` is the only placeholder.

@@ -42,6 +42,8 @@ pub struct Spawn<'a> {
     pub groups: &'a [u32],
     /// Files it gets under the numbers they have here.
     pub files: &'a [File],
+    /// It may do what a service manager gave us the right to do; only for programs that change the host for us.
+    pub keeps_rights: bool,
     /// The `cgroup.procs` files of the control groups it is born into, open for writing.
     pub cgroups: &'a [File],
 }
@@ -63,7 +65,7 @@ impl<'a> Spawn<'a> {
     /// A program as ourselves, with nothing handed to it.
     #[must_use]
     pub const fn new(program: &'a OsStr, args: &'a [OsString], cwd: &'a Path) -> Self {
-        Self { program, args, cwd, uid_gid: None, groups: &[], files: &[], cgroups: &[] }
+        Self { program, args, cwd, uid_gid: None, groups: &[], files: &[], keeps_rights: false, cgroups: &[] }
     }
 
     /// Starts it. Returns when the program itself runs, so a missing program or right is an error here.
@@ -77,9 +79,12 @@ impl<'a> Spawn<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let numbers = |files: &[File]| files.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
         let (uid_gid, groups) = (self.uid_gid, self.groups.to_vec());
-        let (files, cgroups) = (numbers(self.files), numbers(self.cgroups));
+        let (files, cgroups, keeps_rights) = (numbers(self.files), numbers(self.cgroups), self.keeps_rights);
         before_exec(&mut command, move || {
             stand_apart()?;
+            if !keeps_rights {
+                drop_ambient_rights()?;
+            }
             files.iter().try_for_each(|fd| hand_over(*fd))?;
             cgroups.iter().try_for_each(|fd| join_group(*fd))?;
             if let Some((uid, gid)) = uid_gid {
@@ -133,7 +138,6 @@ fn stand_apart() -> io::Result<()> {
     new_session()?;
     signal::unblock_all()?;
     close_others()?;
-    drop_ambient_rights()?;
     private_umask();
     Ok(())
 }

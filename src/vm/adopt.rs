@@ -7,7 +7,7 @@ use super::apart::Users;
 use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
-use super::{disks, janitor, lifetime, real, stop, supervise, warm, watch};
+use super::{disks, janitor, lifetime, net_filter, real, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -44,6 +44,7 @@ pub fn begin(cx: &Cx) {
                 kept.insert(row.vmid);
             }
         }
+        net_filter::take_back(&cx).await;
         sweep_folders(&cx, kept).await;
         cx.swept.set(true);
         janitor::begin(&cx);

@@ -24,6 +24,7 @@ pub mod janitor;
 pub mod launch;
 pub mod lifetime;
 pub mod monitor;
+pub mod net_filter;
 pub mod process;
 pub mod programs;
 pub mod real;

@@ -6,7 +6,7 @@ use super::cgroup::Limits;
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, apart, disks, hypervisor, image, room, vnc_socket, watch};
+use super::{Vm, Vmid, apart, disks, hypervisor, image, net_filter, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -222,6 +222,9 @@ pub(super) async fn spawn_qemu(
     let profile = profile(cx, &row.profile)?;
     let folder = run_dir(cx, &row.vmid);
     let (qemu, version) = cx.hypervisor.qemu()?;
+    if profile.network == config::Network::Internet {
+        net_filter::ensure(cx).await?;
+    }
     let vmid = vmid_of(row)?;
     let uid = cx.apart.of(vmid);
     let wanted = Wanted {
@@ -248,7 +251,8 @@ pub(super) async fn spawn_qemu(
         },
         network: match profile.network {
             config::Network::None => Network::None,
-            config::Network::Restricted | config::Network::Internet => Network::Restricted,
+            config::Network::Restricted => Network::Restricted,
+            config::Network::Internet => Network::Internet,
         },
         video: match profile.video {
             config::Video::Std => Video::Std,

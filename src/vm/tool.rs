@@ -15,11 +15,23 @@ use std::time::Duration;
 /// # Errors
 /// 507 with its last line when it fails, 503 when it took too long: it is killed then.
 pub async fn run(cx: &Cx, args: Vec<OsString>) -> Result<String, Problem> {
+    run_as(cx, args, false, "The disk could not be worked on").await
+}
+
+/// The same for a program that needs rights the server was given.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with_rights(cx: &Cx, args: Vec<OsString>) -> Result<String, Problem> {
+    run_as(cx, args, true, "The host could not be changed").await
+}
+
+async fn run_as(cx: &Cx, args: Vec<OsString>, keeps_rights: bool, wrong: &str) -> Result<String, Problem> {
     let started = cx.disk(move || {
         let Some((program, args)) = args.split_first() else { return Err(std::io::ErrorKind::NotFound.into()) };
-        Spawn::new(program, args, Path::new("/")).start()
+        Spawn { keeps_rights, ..Spawn::new(program, args, Path::new("/")) }.start()
     });
-    let failed = |why: String| Problem::new(507, "disk_failed", format!("The disk could not be worked on: {why}"));
+    let failed = |why: String| Problem::new(507, "disk_failed", format!("{wrong}: {why}"));
     let tool = started.await?.and_then(|child| Process::tool(cx, child)).map_err(|e| failed(e.to_string()))?;
     let limit = Duration::from_secs(cx.config.limits.disk_job_seconds);
     match cx.within(limit, tool.exit.wait()).await {

@@ -76,13 +76,21 @@ impl Server {
 
     /// Starts on a folder that has settings.
     pub fn run(folder: tempfile::TempDir) -> Self {
-        let server = Self::run_unready(folder);
-        until("the server is ready", || (server.call("GET", "/readyz", "", &Value::Null).status == 200).then_some(()));
-        server
+        Self::run_unready(folder).ready()
+    }
+
+    pub fn ready(self) -> Self {
+        until("the server is ready", || (self.call("GET", "/readyz", "", &Value::Null).status == 200).then_some(()));
+        self
     }
 
     pub fn run_unready(folder: tempfile::TempDir) -> Self {
-        let mut child = Command::new(BINARY)
+        Self::run_by(&mut Command::new(BINARY), folder)
+    }
+
+    /// Starts it by a command that becomes the server.
+    pub fn run_by(command: &mut Command, folder: tempfile::TempDir) -> Self {
+        let mut child = command
             .args(["serve", "--config"])
             .arg(folder.path().join("vmshare.toml"))
             .stderr(Stdio::piped())
