@@ -7,7 +7,7 @@ use super::apart::Users;
 use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
-use super::{disks, janitor, lifetime, net_filter, real, stop, supervise, warm, watch};
+use super::{disks, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -90,6 +90,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     lifetime::take_back(cx, &vm).await;
     watch::begin(cx, &vm);
     supervise::look(cx, &process);
+    snapshots::take_back(cx, &vm).await;
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
     if row.state == VmState::Stopping {
         let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));

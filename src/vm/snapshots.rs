@@ -15,6 +15,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How the names of our jobs in QEMU begin.
+const JOBS: &str = "snapshot-";
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -176,7 +178,7 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
     let under = Under::begin(cx, vm, act, name)?;
     let (disks, image) = nodes(&process).await?;
     may(cx, act, name, &parse(&image))?;
-    let id = format!("snapshot-{}", crate::random::hex_id());
+    let id = format!("{JOBS}{}", crate::random::hex_id());
     let (_, command, _) = act.words();
     let mut arguments = json!({ "job-id": id, "tag": name, "devices": disks });
     if act != Act::Delete
@@ -185,14 +187,39 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
         object.insert("vmstate".into(), json!(format!("{DISK_NODE}0")));
     }
     process.execute(command, Some(arguments)).await.map_err(refused)?;
-    let outcome = wait(cx, &process, &id, &under).await;
-    let _ = process.execute("job-dismiss", Some(json!({ "id": id }))).await;
-    if outcome.is_err() {
-        go_on(&process).await;
-    }
-    outcome?;
+    end(cx, &process, &id, &under).await?;
     log::info!(vmid:% = vm.vmid; "{command} {name}");
     list_live(vm).await
+}
+
+/// Waits for a job's end and takes it off QEMU's list; a failed one leaves the VM running.
+async fn end(cx: &Cx, process: &Process, id: &str, under: &Under) -> Result<(), Problem> {
+    let outcome = wait(cx, process, id, under).await;
+    let _ = process.execute("job-dismiss", Some(json!({ "id": id }))).await;
+    if outcome.is_err() {
+        go_on(process).await;
+    }
+    outcome
+}
+
+/// Sees to jobs that a former server had begun: QEMU goes on with them, and keeps their outcome until somebody takes note.
+pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
+    let process = Rc::clone(&vm.process.borrow());
+    let Ok(jobs) = process.execute("query-jobs", None).await else { return };
+    let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job.get("id").and_then(Value::as_str));
+    let ours: Vec<String> = ids.filter(|id| id.starts_with(JOBS)).map(str::to_owned).collect();
+    for id in ours {
+        let (cx, vm, process) = (Rc::clone(cx), Rc::clone(vm), Rc::clone(&process));
+        let spawner = cx.spawner.clone();
+        spawner.spawn("snapshot of a former server", async move {
+            // Only one job was ever under way.
+            let Ok(under) = Under::begin(&cx, &vm, Act::Save, "") else { return };
+            match end(&cx, &process, &id, &under).await {
+                Ok(()) => log::info!(vmid:% = vm.vmid; "a snapshot job of the former server has ended"),
+                Err(e) => log::warn!(vmid:% = vm.vmid; "a snapshot job of the former server failed: {}", e.detail),
+            }
+        });
+    }
 }
 
 /// A name that can be taken, or that is there.
