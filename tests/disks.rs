@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Answer, Serial, Server, image, until};
+use common::{Answer, Events, Serial, Server, image, until};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -222,7 +223,11 @@ fn a_snapshot_brings_disk_and_memory_back() {
     };
     write(&mut serial, "before");
     assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json, json!({"snapshots": []}));
+    let mut events = Events::of(&server, &token);
     let made = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"}));
+    let told = events.wait_for("the job", |vm| vm["job"]["what"] == "save" && vm["job"]["name"] == "clean");
+    assert!(told["job"]["percent"].as_u64().is_some_and(|percent| percent <= 100), "{told}");
+    events.wait_for("the end of the job", |vm| vm["job"] == Value::Null);
     assert_eq!(
         (made.status, &made.json["snapshot"]["name"], &made.json["snapshot"]["memory"]),
         (201, &json!("clean"), &json!(true))
@@ -305,6 +310,46 @@ fn a_users_folder_comes_back_from_a_backup() {
     );
     let vm = run(&server, &token, &json!({"disk": "work", "iso": "mine.iso"}));
     server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
+fn a_tool_that_fails_is_quoted_and_one_that_hangs_is_ended() {
+    let folder = common::folder();
+    let (tool, mode) = (folder.path().join("qemu-img"), folder.path().join("mode"));
+    // The real one, except where it is told to misbehave.
+    let script = format!(
+        "#!/bin/sh\ncase $(cat '{}' 2>/dev/null) in\n\
+         fails) echo 'qemu-img: the disk is on fire' >&2; exit 1 ;;\n\
+         hangs) echo half > \"$6\"; exec sleep 600 ;;\nesac\nexec qemu-img \"$@\"\n",
+        mode.display()
+    );
+    fs::write(&tool, script).expect("script");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = common::settings(
+        &folder.path().join("b"),
+        &format!("{PLAIN}\nqemu_img_bin = {tool:?}"),
+        "disk_job_seconds = 1",
+        "",
+    );
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("patient");
+    let make = || server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
+    fs::write(&mode, "fails").expect("mode");
+    let failed = make();
+    assert_eq!((failed.status, failed.code()), (507, "disk_failed"), "{failed:?}");
+    assert!(failed.json["detail"].as_str().is_some_and(|why| why.contains("the disk is on fire")), "{failed:?}");
+    fs::write(&mode, "hangs").expect("mode");
+    let late = make();
+    assert_eq!((late.status, late.code()), (503, "disk_busy"), "{late:?}");
+    assert_eq!(disks(&server, &token)["disks"], json!([]), "half a disk is left");
+    // Also where a launch needs it.
+    let launch = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1}));
+    assert_eq!((launch.status, launch.code()), (503, "disk_busy"), "{launch:?}");
+    server.assert_nothing_left();
+    fs::write(&mode, "works").expect("mode");
+    assert_eq!(make().status, 201);
     server.end();
 }
 

@@ -2,9 +2,8 @@
 
 mod common;
 
-use common::{Server, closed, image, shake_hands, until};
+use common::{Events, Server, closed, image, shake_hands, until};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
 use std::time::{Duration, Instant};
 use tungstenite::Message;
 
@@ -21,22 +20,6 @@ fn limited(limits: &str) -> String {
 fn seconds_left(vm: &Value) -> f64 {
     let at: jiff::Timestamp = vm["expires_at"].as_str().expect("expires_at").parse().expect("a time");
     at.duration_since(jiff::Timestamp::now()).as_secs_f64()
-}
-
-/// The VM as the stream of events tells it, until `wanted` holds.
-struct Events(Box<dyn Iterator<Item = Value>>);
-
-impl Events {
-    fn of(server: &Server, token: &str) -> Self {
-        let mut socket = server.connect();
-        write!(socket, "GET /events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n").expect("send");
-        let lines = BufReader::new(socket).lines().map(|line| line.expect("the stream goes on"));
-        Self(Box::new(lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())))
-    }
-
-    fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.0.by_ref().find(|vm| wanted(vm)).unwrap_or_else(|| panic!("the stream ended before {what}"))
-    }
 }
 
 fn warns(vm: &Value) -> bool {

@@ -417,6 +417,22 @@ impl Serial {
     }
 }
 
+/// The VM as the stream of events tells it.
+pub struct Events(Box<dyn Iterator<Item = Value>>);
+
+impl Events {
+    pub fn of(server: &Server, token: &str) -> Self {
+        let mut socket = server.connect();
+        write!(socket, "GET /events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n").expect("send");
+        let lines = BufReader::new(socket).lines().map(|line| line.expect("the stream goes on"));
+        Self(Box::new(lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())))
+    }
+
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.0.by_ref().find(|vm| wanted(vm)).unwrap_or_else(|| panic!("the stream ended before {what}"))
+    }
+}
+
 /// Reads until the server closes; its code and reason.
 pub fn closed(socket: &mut WebSocket<TcpStream>) -> (u16, String) {
     let deadline = Instant::now() + PATIENT;
