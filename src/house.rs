@@ -13,7 +13,9 @@ use crate::net::tls::TlsSettings;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
+use crate::sampler::Sampler;
 use crate::store::{Claims, Layout};
+use crate::vm::host::Host;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::{Vmid, Vms};
@@ -109,6 +111,10 @@ pub struct House {
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
+    /// The thread that measures the host.
+    pub sampler: Sampler,
+    /// What it measured.
+    pub host: Host,
     /// QEMU, once it was looked for.
     pub hypervisor: Hypervisor,
     /// Certificates, unless TLS is off.

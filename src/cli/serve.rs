@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::{self, TlsSettings};
 use crate::reactor::task::Tasks;
 use crate::reactor::{Clock, Reactor};
+use crate::sampler::Sampler;
 use crate::server::Server;
 use crate::store::{Claims, Layout};
 use crate::sys::lock::FolderLock;
@@ -17,7 +18,7 @@ use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
-use crate::vm::{Vms, adopt};
+use crate::vm::{Vms, adopt, host};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
 use crate::web::throttle::Throttle;
@@ -80,6 +81,8 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         vms: Vms::default(),
         bus: Bus::default(),
         metrics: Metrics::default(),
+        sampler: Sampler::start(&config).map_err(thread)?,
+        host: host::Host::default(),
         hypervisor: Hypervisor::default(),
         tls,
         port: config.port.into(),
@@ -89,6 +92,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         config: Arc::clone(&config),
     });
     Hypervisor::begin(&house);
+    host::begin(&house);
     adopt::begin(&house);
     let cx = Rc::clone(&house);
     let mut server = Server::new(reactor, tasks, house, signals).map_err(|e| format!("the loop cannot start: {e}"))?;

@@ -133,7 +133,7 @@ pub fn network(dev: &[u8]) -> Option<Traffic> {
         let Some((name, rest)) = line.rsplit_once(':') else { continue };
         let (Some(rx), Some(tx)) = (numbers(rest).next(), numbers(rest).nth(8)) else { continue };
         if !INNER.contains(&name.trim()) {
-            let before = sum.get_or_insert(Traffic::default());
+            let before = sum.get_or_insert_with(Traffic::default);
             *before = Traffic { rx: before.rx.saturating_add(rx), tx: before.tx.saturating_add(tx) };
         }
     }

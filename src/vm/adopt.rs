@@ -5,7 +5,7 @@
 
 use super::args::Accel;
 use super::process::Process;
-use super::{disks, janitor, lifetime, real, stop, supervise, warm, watch};
+use super::{disks, host, janitor, lifetime, real, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -105,7 +105,9 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static st
     let vmid = real::vmid_of(row).map_err(|_| GONE)?;
     let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
     let folder = real::run_dir(cx, &row.vmid);
-    Process::adopted(cx, vmid, pid, start, accel, folder).map(Some).map_err(|_| GONE)
+    let process = Process::adopted(cx, vmid, pid, start, accel, folder).map_err(|_| GONE)?;
+    host::watch(cx, row, &process);
+    Ok(Some(process))
 }
 
 async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {

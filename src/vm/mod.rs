@@ -15,6 +15,7 @@ pub mod adopt;
 pub mod args;
 pub mod disk_args;
 pub mod disks;
+pub mod host;
 pub mod hypervisor;
 pub mod image;
 pub mod janitor;

@@ -361,6 +361,7 @@ impl Process {
             house.io.remove_fd(self.pidfd.as_raw_fd(), token);
         }
         house.vms.remove_process(self.id);
+        house.sampler.remove(self.pid);
         self.exit.set(exit);
     }
 }

@@ -4,7 +4,7 @@ use super::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, disks, image, room, vnc_socket, watch};
+use super::{Vm, Vmid, disks, host, image, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -263,6 +263,9 @@ pub(super) async fn spawn_qemu(
         .await?;
     let vmid = vmid_of(row)?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
+    if let Ok(process) = &process {
+        host::watch(cx, row, process);
+    }
     process.map_err(|e| Problem::new(500, "qemu_failed", format!("QEMU could not be started: {e}")))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Memory is the host's `MemAvailable` less what is promised and not yet used: launches under way, and VMs that are too young to have
 //! touched what they were given. What older VMs have not touched may be given again; a teacher who does not want that lowers the number of
-//! ports. A host whose numbers cannot be read has room: the kernel still decides.
+//! ports. A host whose numbers cannot be read has room: the kernel still decides. While an alert says that the host is overloaded
+//! ([`super::host`]) there is none.
 
 use super::launch::Wish;
 use crate::house::House;
@@ -62,6 +63,10 @@ impl Drop for Promise {
 /// # Errors
 /// 503 with what is missing and when to come back; 507 when it is disk space.
 pub async fn take(cx: &House, wish: &Wish) -> Result<Promise, Problem> {
+    if let Some(why) = cx.host.pause() {
+        let detail = format!("{why} Try again in a moment.");
+        return Err(Problem::unavailable("launches_paused", detail, RETRY_SECONDS));
+    }
     let limits = &cx.config.limits;
     let reserve = Reserve {
         memory_mb: limits.memory_reserve_mb,

@@ -149,7 +149,7 @@ fn serve(queue: &Queue) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::reactor::task::Tasks;
     use std::cell::RefCell;
@@ -158,7 +158,7 @@ mod tests {
     use std::time::Instant;
 
     /// Runs one story to its end on this thread.
-    pub(super) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
+    pub(crate) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
         let (ring, rung) = mpsc::channel();
         let mut tasks = Tasks::new(Arc::new(move || {
             // The test may have ended.
