@@ -4,6 +4,7 @@
 //! request and end in a [`Response`] or a [`Problem`]; they know nothing of sockets. What is in no row of the table is an embedded
 //! page or 404.
 
+pub mod admin;
 pub mod assets;
 pub mod auth;
 pub mod connections;
@@ -173,6 +174,9 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
     route!(Get "/ws/{http_port}" UserOrLink console::vnc, "the screen (websocket)"),
     route!(Get "/ws/{http_port}/serial" UserOrLink console::serial, "the serial console (websocket)"),
+    route!(Get "/admin/host" Admin admin::host, "what the host does, now and lately"),
+    route!(Get "/admin/load" Admin admin::load, "what each VM and each user takes up"),
+    route!(Get "/admin/alerts" Admin admin::alerts, "what was told about the host"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),

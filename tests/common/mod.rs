@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_panics_doc)]
 
 pub mod api;
+pub mod bot_api;
 pub mod stand_in;
 
 use serde_json::{Value, json};
