@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
 use crate::net::feed::Notify;
-use crate::net::relay::End;
+use crate::net::relay::{End, Meter};
 use crate::net::tls::TlsSettings;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
@@ -53,6 +53,23 @@ pub enum Owner {
     Exit(u64),
     /// The signalfd.
     Signals,
+}
+
+impl Owner {
+    /// For people: what it is, and which.
+    #[must_use]
+    pub const fn named(&self) -> (&'static str, u64) {
+        match self {
+            Self::Listener(index) => ("listener", *index as u64),
+            Self::Conn(id) => ("connection", *id),
+            Self::Back(id) => ("screen", *id),
+            Self::Qmp(id) => ("monitor", *id),
+            Self::Serial(id) => ("serial console", *id),
+            Self::Stdout(id) | Self::Stderr(id) => ("output", *id),
+            Self::Exit(id) => ("exit", *id),
+            Self::Signals => ("signals", 0),
+        }
+    }
 }
 
 /// Which relays an order means.
@@ -115,6 +132,8 @@ pub struct House {
     pub sampler: Sampler,
     /// What it measured.
     pub host: Host,
+    /// What passed through all relays.
+    pub relayed: Rc<Meter>,
     /// QEMU, once it was looked for.
     pub hypervisor: Hypervisor,
     /// Certificates, unless TLS is off.
@@ -162,6 +181,9 @@ impl House {
         let limit = Duration::from_secs(self.config.limits.db_seconds);
         match first(call, self.clock.sleep(limit)).await {
             Either::First(result) => {
+                if matches!(result, Err(crate::db::Error::Busy)) {
+                    self.metrics.refused_job("db");
+                }
                 self.metrics.db_seconds.observe(self.now() - asked);
                 result.map_err(Problem::from)
             }
@@ -177,7 +199,11 @@ impl House {
     /// # Errors
     /// 503 when their queue is full, 500 when the job broke.
     pub async fn disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        self.disk.call(job).await.map_err(Problem::from)
+        let done = self.disk.call(job).await;
+        if matches!(done, Err(Refused::Full)) {
+            self.metrics.refused_job("disk");
+        }
+        done.map_err(Problem::from)
     }
 
     /// Runs `job` on the threads that write uploads, in its turn: uploads are bounded by their number.

@@ -83,6 +83,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         metrics: Metrics::default(),
         sampler: Sampler::start(&config).map_err(thread)?,
         host: host::Host::default(),
+        relayed: Rc::default(),
         hypervisor: Hypervisor::default(),
         tls,
         port: config.port.into(),

@@ -396,7 +396,13 @@ impl State {
         };
         let message = report::message(event, &around);
         let (name, text) = (kind.name(), message.plain());
-        let line = text.lines().filter(|line| !line.starts_with("Time: ")).collect::<Vec<_>>().join("; ");
+        let line = text
+            .trim_start_matches(|c: char| !c.is_ascii())
+            .trim_start()
+            .lines()
+            .filter(|line| !line.starts_with("Time: "))
+            .collect::<Vec<_>>()
+            .join("; ");
         let recovered = matches!(event.change, Change::Recovered { .. });
         if recovered {
             log::info!(alert = name, subject = subject.as_str(); "{line}");

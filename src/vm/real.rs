@@ -8,6 +8,7 @@ use super::{Vm, Vmid, disks, host, image, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
+use crate::net::relay::Meter;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
 use crate::store;
@@ -202,7 +203,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         shares: RefCell::default(),
         ended: Latch::default(),
         viewers: Cell::new(0),
-        meter: Rc::default(),
+        meter: Rc::new(Meter::below(&cx.relayed)),
         since: cx.now(),
     });
     cx.vms.insert(Rc::clone(&vm));

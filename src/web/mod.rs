@@ -13,6 +13,7 @@ pub mod disks;
 pub mod events;
 pub mod isos;
 pub mod life;
+pub mod metrics;
 pub mod openapi;
 pub mod ops;
 pub mod origin;
@@ -181,7 +182,7 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
     route!(Get "/openapi.json" Public openapi::serve, "this description, for programs"),
-    route!(Get "/metrics" Public ops::metrics, "Prometheus text, for admins and loopback"),
+    route!(Get "/metrics" Public metrics::serve, "Prometheus text, for admins and loopback"),
 ];
 
 /// True for requests whose body goes to the handler piece by piece.
@@ -193,12 +194,17 @@ pub fn streams(head: &Head) -> bool {
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
 pub async fn answer(cx: Cx, mut req: Req) -> Response {
+    let (asked, route) = (cx.now(), find(&req.head).ok().flatten().map(|(route, _)| route));
     let result = dispatch(&cx, &mut req).await;
     let (secure, id) = (result.1, result.2);
     let mut response = match result.0 {
         Ok(response) => response,
         Err(problem) => problem.into(),
     };
+    // Methods are those of the table; what is asked for beside it is one route.
+    let (method, path) =
+        route.map_or_else(|| ("any".to_owned(), "page"), |route| (route.method.to_string(), route.path));
+    cx.metrics.request(method, path, response.status, cx.now() - asked);
     if response.upgrade.is_none() {
         response.headers.push(("x-request-id", id));
         response.headers.extend(pages::security_headers(secure));

@@ -44,7 +44,12 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let seat = cx.launches.join(&cx, wish).await;
     // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
     let outcome = req.gone.or(seat.outcome()).await?;
-    cx.metrics.launch(outcome.is_ok(), cx.now() - asked);
+    let result = match &outcome {
+        Ok((_, How::Started)) => "started",
+        Ok((_, How::AlreadyRunning)) => "running",
+        Err(problem) => problem.code,
+    };
+    cx.metrics.launch(result, cx.now() - asked);
     let (row, how) = outcome?;
     Ok(started(&cx, &row, how))
 }

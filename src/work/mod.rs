@@ -98,6 +98,12 @@ impl Pool {
         promise.await.map_err(|_| Refused::Broke)
     }
 
+    /// Jobs that wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.queue.lock().0.len()
+    }
+
     /// Puts a job behind the others. Only for what is bounded elsewhere: a job a connection or so.
     fn push_always(&self, job: Job) {
         self.0.queue.lock().0.push_back(job);
