@@ -423,6 +423,7 @@ impl Server {
         let Some(open) = self.conns.get_mut(&id) else { return };
         let Some(pending) = open.pending.take() else { return };
         self.cx.metrics.response(response.status);
+        let about = std::mem::take(&mut response.about);
         let (status, bytes) = match response.upgrade.take() {
             Some(mut relay) => {
                 if let Some((back, token)) = relay.back() {
@@ -446,8 +447,9 @@ impl Server {
                 (sent.status, sent.bytes)
             }
         };
-        log::info!(target: "vmshare::access", req = pending.req.as_str();
-            "{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0);
+        reply::log_answer(&pending.req, &about, || {
+            format!("{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0)
+        });
         self.pump(id);
     }
 
@@ -540,7 +542,7 @@ impl Server {
                 let cx = Rc::clone(&self.cx);
                 self.tasks.spawner().spawn("stop at the end", async move {
                     if let Err(problem) = crate::vm::stop::stop(&cx, &vm, "server stopped", true).await {
-                        log::error!(vmid:% = vm.vmid; "{}", problem.detail);
+                        log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
                     }
                 });
             }

@@ -2,7 +2,7 @@
 
 use super::Answers;
 use crate::metrics::Metrics;
-use crate::net::response::Response;
+use crate::net::response::{About, Response};
 use crate::proto::problem::Problem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,6 +14,21 @@ pub(super) fn guarded<T>(metrics: &Metrics, act: impl FnOnce() -> T) -> Option<T
         log::error!("a connection panicked and is ended; the others go on");
     }
     result.ok()
+}
+
+/// The log's line of an answer, with what is known of who asked and what about.
+pub(super) fn log_answer(req: &str, about: &About, line: impl Fn() -> String) {
+    const ACCESS: &str = "vmshare::access";
+    if !log::log_enabled!(target: ACCESS, log::Level::Info) {
+        return;
+    }
+    let line = line();
+    match (about.vmid.as_deref(), about.user.as_deref()) {
+        (Some(vmid), Some(user)) => log::info!(target: ACCESS, vmid = vmid, user = user, req = req; "{line}"),
+        (Some(vmid), None) => log::info!(target: ACCESS, vmid = vmid, req = req; "{line}"),
+        (None, Some(user)) => log::info!(target: ACCESS, user = user, req = req; "{line}"),
+        (None, None) => log::info!(target: ACCESS, req = req; "{line}"),
+    }
 }
 
 /// Answers a request exactly once: when its story breaks off, with 500.

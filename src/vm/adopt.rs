@@ -86,7 +86,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
         let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));
         cx.spawner.spawn("go on stopping", async move {
             if let Err(Problem { detail, .. }) = stop::stop(&story, &vm, "stopped by user", false).await {
-                log::error!(vmid:% = vm.vmid; "{detail}");
+                log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
             }
         });
     }

@@ -84,6 +84,7 @@ impl Host {
 /// Has the sampler look at a QEMU from now on; its exit ends that.
 pub(super) fn watch(cx: &House, row: &VmRow, process: &Process) {
     let (vmid, user) = (row.vmid.clone(), row.user_login.clone());
+    let _ = process.user.set(user.clone());
     cx.sampler.add(Watched { pid: process.pid, start: process.start, vmid, user });
 }
 

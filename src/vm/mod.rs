@@ -134,6 +134,12 @@ impl Vm {
         vnc_socket(&self.run_dir)
     }
 
+    /// The login name of its owner.
+    #[must_use]
+    pub fn login(&self) -> String {
+        self.row.borrow().user_login.clone()
+    }
+
     /// Seconds since the last key or pointer message.
     #[must_use]
     pub fn idle_seconds(&self, now: Instant) -> u64 {

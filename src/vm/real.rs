@@ -286,7 +286,7 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
             if result.is_ok()
                 && let Err(e) = process.connect_serial(cx)
             {
-                log::warn!(vmid:% = process.vmid; "its serial console does not answer: {e}");
+                log::warn!(vmid:% = process.vmid, user = process.owner(); "its serial console does not answer: {e}");
             }
             match (result, process.exit.get()) {
                 (Err(_), Some(exit)) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
@@ -336,7 +336,7 @@ fn no_space(e: std::io::Error) -> Problem {
 pub(super) async fn kill(cx: &Cx, process: &Rc<Process>) {
     process.signal(Signal::Kill);
     if cx.within(KILL_WAIT, process.exit.wait()).await.is_none() {
-        log::error!(vmid:% = process.vmid; "qemu (pid {}) does not go away after SIGKILL", process.pid);
+        log::error!(vmid:% = process.vmid, user = process.owner(); "qemu (pid {}) does not go away after SIGKILL", process.pid);
     }
 }
 

@@ -191,7 +191,7 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
         go_on(&process).await;
     }
     outcome?;
-    log::info!(vmid:% = vm.vmid; "{command} {name}");
+    log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "{command} {name}");
     list_live(vm).await
 }
 

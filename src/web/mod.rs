@@ -33,6 +33,7 @@ use crate::proto::http::{Head, Method};
 use crate::proto::problem::Problem;
 use crate::proto::url::Query;
 use crate::reactor::task::Cancel;
+use crate::vm::Vmid;
 use session::Caller;
 use std::future::Future;
 use std::net::IpAddr;
@@ -194,16 +195,19 @@ pub fn streams(head: &Head) -> bool {
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
 pub async fn answer(cx: Cx, mut req: Req) -> Response {
-    let (asked, route) = (cx.now(), find(&req.head).ok().flatten().map(|(route, _)| route));
-    let result = dispatch(&cx, &mut req).await;
-    let (secure, id) = (result.1, result.2);
-    let mut response = match result.0 {
+    let (asked, found) = (cx.now(), find(&req.head).ok().flatten());
+    let vmid = found.as_ref().filter(|(route, _)| route.path.contains("{vmid}"));
+    let vmid = vmid.and_then(|(_, params)| Vmid::parse(params.first()?)).map(|vmid| vmid.to_string());
+    let Outcome { result, secure, id, login } = dispatch(&cx, &mut req).await;
+    let mut response = match result {
         Ok(response) => response,
         Err(problem) => problem.into(),
     };
+    response.about.user = response.about.user.take().or(login);
+    response.about.vmid = response.about.vmid.take().or(vmid);
     // Methods are those of the table; what is asked for beside it is one route.
     let (method, path) =
-        route.map_or_else(|| ("any".to_owned(), "page"), |route| (route.method.to_string(), route.path));
+        found.map_or_else(|| ("any".to_owned(), "page"), |(route, _)| (route.method.to_string(), route.path));
     cx.metrics.request(method, path, response.status, cx.now() - asked);
     if response.upgrade.is_none() {
         response.headers.push(("x-request-id", id));
@@ -212,17 +216,27 @@ pub async fn answer(cx: Cx, mut req: Req) -> Response {
     response
 }
 
-async fn dispatch(cx: &Cx, req: &mut Req) -> (Result<Response, Problem>, bool, String) {
-    let (secure, id) = (req.secure, req.id.clone());
-    (route(cx, req).await, secure, id)
+/// What came of a request.
+struct Outcome {
+    result: Result<Response, Problem>,
+    secure: bool,
+    id: String,
+    /// Who asked, once that was known.
+    login: Option<String>,
 }
 
-async fn route(cx: &Cx, req: &mut Req) -> Result<Response, Problem> {
+async fn dispatch(cx: &Cx, req: &mut Req) -> Outcome {
+    let (secure, id, mut login) = (req.secure, req.id.clone(), None);
+    Outcome { result: route(cx, req, &mut login).await, secure, id, login }
+}
+
+async fn route(cx: &Cx, req: &mut Req, login: &mut Option<String>) -> Result<Response, Problem> {
     let Some((route, params)) = find(&req.head)? else {
         return pages::serve(req);
     };
     req.params = params;
     let caller = session::authenticate(cx, req).await;
+    *login = caller.as_ref().ok().and_then(Option::as_ref).map(|caller| caller.user.login.clone());
     if !matches!(req.head.method, Method::Get | Method::Head | Method::Options) {
         origin::check(req, matches!(&caller, Ok(Some(caller)) if caller.by_cookie))?;
     }
