@@ -8,14 +8,16 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::metrics::Metrics;
 use crate::net::feed::Notify;
-use crate::net::relay::End;
+use crate::net::relay::{End, Meter};
 use crate::net::tls::TlsSettings;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Spawner, first};
 use crate::reactor::{Clock, Io};
+use crate::sampler::Sampler;
 use crate::store::{Claims, Layout};
 use crate::vm::apart::Apart;
 use crate::vm::cgroup::Groups;
+use crate::vm::host::Host;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::net_filter::NetFilter;
@@ -54,6 +56,23 @@ pub enum Owner {
     Exit(u64),
     /// The signalfd.
     Signals,
+}
+
+impl Owner {
+    /// For people: what it is, and which.
+    #[must_use]
+    pub const fn named(&self) -> (&'static str, u64) {
+        match self {
+            Self::Listener(index) => ("listener", *index as u64),
+            Self::Conn(id) => ("connection", *id),
+            Self::Back(id) => ("screen", *id),
+            Self::Qmp(id) => ("monitor", *id),
+            Self::Serial(id) => ("serial console", *id),
+            Self::Stdout(id) | Self::Stderr(id) => ("output", *id),
+            Self::Exit(id) => ("exit", *id),
+            Self::Signals => ("signals", 0),
+        }
+    }
 }
 
 /// Which relays an order means.
@@ -112,6 +131,12 @@ pub struct House {
     pub bus: Bus,
     /// Counters.
     pub metrics: Metrics,
+    /// The thread that measures the host.
+    pub sampler: Sampler,
+    /// What it measured.
+    pub host: Host,
+    /// What passed through all relays.
+    pub relayed: Rc<Meter>,
     /// QEMU, once it was looked for.
     pub hypervisor: Hypervisor,
     /// Whom QEMUs run as.
@@ -165,6 +190,9 @@ impl House {
         let limit = Duration::from_secs(self.config.limits.db_seconds);
         match first(call, self.clock.sleep(limit)).await {
             Either::First(result) => {
+                if matches!(result, Err(crate::db::Error::Busy)) {
+                    self.metrics.refused_job("db");
+                }
                 self.metrics.db_seconds.observe(self.now() - asked);
                 result.map_err(Problem::from)
             }
@@ -180,7 +208,11 @@ impl House {
     /// # Errors
     /// 503 when their queue is full, 500 when the job broke.
     pub async fn disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        self.disk.call(job).await.map_err(Problem::from)
+        let done = self.disk.call(job).await;
+        if matches!(done, Err(Refused::Full)) {
+            self.metrics.refused_job("disk");
+        }
+        done.map_err(Problem::from)
     }
 
     /// Runs `job` on the threads that write uploads, in its turn: uploads are bounded by their number.

@@ -21,6 +21,7 @@ pub mod net;
 pub mod proto;
 pub mod random;
 pub mod reactor;
+pub mod sampler;
 pub mod server;
 pub mod store;
 pub mod sys;

@@ -13,14 +13,15 @@
 //!
 //! Panics: a connection or a story that panics ends alone (caught at its boundary), is counted, and the log has it.
 
+mod reply;
+
 use crate::house::{Cx, Order, Owner, Which};
-use crate::metrics::Metrics;
 use crate::net::Scratch;
 use crate::net::conn::{Bounds, Conn, Outcome, Request};
 use crate::net::relay::End;
 use crate::net::response::Response;
 use crate::net::stream::Stream;
-use crate::proto::problem::Problem;
+use crate::reactor::pulse::Pulse;
 use crate::reactor::task::{Cancel, Tasks};
 use crate::reactor::{Due, Reactor, Ready};
 use crate::sys::signal::{Signal, SignalFd};
@@ -28,10 +29,10 @@ use crate::sys::sockopt;
 use crate::web::{self, Req};
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
+use reply::{Reply, guarded};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ const ACCEPTS: usize = 256;
 const POLLS: usize = 1024;
 /// Pause of a listener that got no descriptor: enough for others to close, short for who waits.
 const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines about slow turns.
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How long an ordered end may take.
 const DRAIN: Duration = Duration::from_secs(8);
 
@@ -85,6 +88,9 @@ pub struct Server {
     per_ip: HashMap<IpAddr, usize>,
     answers: Answers,
     carried: HashSet<u64>,
+    pulse: Pulse,
+    /// When a slow turn was last told: a line a second at most.
+    told_slow: Option<Instant>,
     ready: Vec<(Owner, Ready)>,
     scratch: Scratch,
     bounds: Rc<Bounds>,
@@ -126,6 +132,8 @@ impl Server {
             per_ip: HashMap::new(),
             answers: Answers::default(),
             carried: HashSet::new(),
+            pulse: Pulse::default(),
+            told_slow: None,
             ready: Vec::new(),
             scratch: Scratch::default(),
             bounds,
@@ -161,25 +169,53 @@ impl Server {
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
-        let timeout = if self.carried.is_empty() { self.cx.clock.next_timeout() } else { Some(Duration::ZERO) };
+        let timer = self.cx.clock.next_timeout();
+        let due = timer.map(|left| self.cx.now() + left);
+        let timeout = if self.carried.is_empty() { timer } else { Some(Duration::ZERO) };
         let mut ready = std::mem::take(&mut self.ready);
         let tasks = &self.tasks;
         let now = self.reactor.wait(timeout, || tasks.is_quiet(), &mut ready)?;
+        self.pulse.begin(now);
         self.cx.clock.set_now(now);
-        self.cx.metrics.turns.add(1);
+        if let Some(late) = due.and_then(|due| now.checked_duration_since(due)) {
+            self.cx.metrics.lag_seconds.observe(late);
+        }
         let carried = std::mem::take(&mut self.carried);
         for (owner, ready) in ready.drain(..) {
             self.dispatch(owner, ready);
+            self.pulse.done(owner.named());
         }
         self.ready = ready;
         while let Some(Due(owner)) = self.cx.clock.pop_due() {
             self.on_due(owner);
+            self.pulse.done(owner.named());
         }
         for id in carried {
             self.pump(id);
+            self.pulse.done(("connection", id));
         }
         self.run_stories();
+        self.look_back();
         Ok(())
+    }
+
+    /// How long the turn was; one that kept everybody waiting is told with what took so long.
+    fn look_back(&mut self) {
+        let turn = self.pulse.end();
+        let story = self.tasks.take_slowest();
+        if !self.cx.metrics.turn(turn.took, self.cx.now()) {
+            return;
+        }
+        let now = self.cx.now();
+        if self.told_slow.is_some_and(|told| now - told < SLOW_PAUSE) {
+            return;
+        }
+        self.told_slow = Some(now);
+        let ((kind, id), millis) = (turn.slowest, turn.slowest_took.as_millis());
+        let story = story.filter(|_| kind == "stories").map_or_else(String::new, |(name, took)| {
+            format!(", the longest of them {name:?} for {} ms", took.as_millis())
+        });
+        log::warn!(owner = kind, id = id; "a turn of the loop took {} ms, {millis} of them for this{story}", turn.took.as_millis());
     }
 
     fn dispatch(&mut self, owner: Owner, ready: Ready) {
@@ -299,6 +335,7 @@ impl Server {
         let conn = Conn::new(id, Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
         self.conns.insert(id, Open { conn, token, armed: None, life: Rc::default(), pending: None });
         *self.per_ip.entry(peer).or_default() += 1;
+        self.cx.metrics.accepted.add(1);
         self.cx.metrics.connections.set(self.conns.len() as u64);
         // Its first bytes have often come with it; when they have not, the socket says so and an event follows.
         self.pump(id);
@@ -359,6 +396,7 @@ impl Server {
     fn run_stories(&mut self) {
         loop {
             let (_, panicked) = self.tasks.run_ready(self.cx.now(), POLLS);
+            self.pulse.done(("stories", 0));
             for name in panicked {
                 self.cx.metrics.panics.add(1);
                 log::error!("the story {name:?} panicked and was ended");
@@ -370,9 +408,11 @@ impl Server {
             }
             for (id, response) in answers {
                 self.respond(id, response);
+                self.pulse.done(("answer", id));
             }
             for order in orders {
                 self.obey(order);
+                self.pulse.done(("order", 0));
             }
         }
     }
@@ -383,6 +423,7 @@ impl Server {
         let Some(open) = self.conns.get_mut(&id) else { return };
         let Some(pending) = open.pending.take() else { return };
         self.cx.metrics.response(response.status);
+        let about = std::mem::take(&mut response.about);
         let (status, bytes) = match response.upgrade.take() {
             Some(mut relay) => {
                 if let Some((back, token)) = relay.back() {
@@ -406,8 +447,9 @@ impl Server {
                 (sent.status, sent.bytes)
             }
         };
-        log::info!(target: "vmshare::access", req = pending.req.as_str();
-            "{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0);
+        reply::log_answer(&pending.req, &about, || {
+            format!("{} {status} {bytes} {:.1}ms", pending.line, (now - pending.since).as_secs_f64() * 1000.0)
+        });
         self.pump(id);
     }
 
@@ -500,7 +542,7 @@ impl Server {
                 let cx = Rc::clone(&self.cx);
                 self.tasks.spawner().spawn("stop at the end", async move {
                     if let Err(problem) = crate::vm::stop::stop(&cx, &vm, "server stopped", true).await {
-                        log::error!(vmid:% = vm.vmid; "{}", problem.detail);
+                        log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
                     }
                 });
             }
@@ -529,66 +571,5 @@ impl Server {
         if self.date.0 != now.as_second() {
             self.date = (now.as_second(), crate::proto::http::date::format(now));
         }
-    }
-}
-
-/// The boundary of one connection: a bug in it ends it and nothing else.
-fn guarded<T>(metrics: &Metrics, act: impl FnOnce() -> T) -> Option<T> {
-    let result = catch_unwind(AssertUnwindSafe(act));
-    if result.is_err() {
-        metrics.panics.add(1);
-        log::error!("a connection panicked and is ended; the others go on");
-    }
-    result.ok()
-}
-
-/// Answers a request exactly once: when its story breaks off, with 500.
-struct Reply {
-    answers: Answers,
-    id: Option<u64>,
-}
-
-impl Reply {
-    fn give(mut self, response: Response) {
-        if let Some(id) = self.id.take() {
-            self.answers.borrow_mut().push((id, response));
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            let problem = Problem::internal("The request broke off; the server's log says why.");
-            self.answers.borrow_mut().push((id, problem.into()));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_in_a_connection_ends_at_its_boundary_and_is_counted() {
-        let metrics = Metrics::default();
-        assert_eq!(guarded(&metrics, || 7), Some(7));
-        assert_eq!(guarded(&metrics, || -> u8 { panic!("a bug in a connection") }), None);
-        assert!(metrics.render().contains("vmshare_panics_total 1\n"), "{}", metrics.render());
-    }
-
-    #[test]
-    fn a_story_that_breaks_off_still_answers_its_request() {
-        let answers = Answers::default();
-        let reply = Reply { answers: Rc::clone(&answers), id: Some(3) };
-        let mut tasks = Tasks::new(std::sync::Arc::new(|| ()));
-        tasks.spawner().spawn("request", async move {
-            let _held = &reply;
-            panic!("a bug in a handler");
-        });
-        let (_, panicked) = tasks.run_ready(Instant::now(), 10);
-        assert_eq!(panicked, ["request"]);
-        let given = answers.borrow();
-        assert_eq!(given.iter().map(|(id, response)| (*id, response.status)).collect::<Vec<_>>(), [(3, 500)]);
     }
 }

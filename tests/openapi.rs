@@ -178,7 +178,9 @@ fn machine(asker: &mut Asker<'_>) {
     let id = vm["vmid"].as_str().expect("vmid").to_owned();
     asker.good("POST", "/run-iso", &[], &Value::Null);
     drop(asker.server.screen(&asker.token, &vm));
-    for path in ["/vms/{vmid}", "/connections/{vmid}", "/connections", "/vms", "/auth/me", "/disks"] {
+    let watched = ["/admin/host", "/admin/load", "/admin/alerts"];
+    let lists = ["/vms/{vmid}", "/connections/{vmid}", "/connections", "/vms", "/auth/me", "/disks"];
+    for path in lists.into_iter().chain(watched) {
         asker.good("GET", path, &[&id], &Value::Null);
     }
     let plain = asker.ask("GET", "/ws/{http_port}", &[&vm["http_port"].to_string()], &Value::Null);

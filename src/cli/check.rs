@@ -2,6 +2,8 @@
 
 use crate::config::{Network, Overrides, Tls};
 use crate::net::tls::TlsSettings;
+use crate::proto::telegram::{Message, Piece, Verdict};
+use crate::sampler::{self, telegram::Bot};
 use crate::sys::statvfs;
 use crate::vm::apart::Users;
 use crate::vm::args::Accel;
@@ -77,4 +79,37 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         ),
     }
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
+}
+
+/// Sends a test message.
+///
+/// # Errors
+/// What is missing in the settings, or what Telegram says.
+pub(super) fn telegram(overrides: &Overrides) -> Result<(), String> {
+    let config = super::load(overrides)?;
+    let missing = "set TG_BOT_TOKEN and TG_CHAT_ID: @BotFather gives the first, and the bot must be in the chat";
+    let mut bot = Bot::of(&config.telegram).ok_or(missing)?;
+    let now = jiff::Timestamp::now();
+    let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let plain = |text: String| Piece::Plain(text);
+    let mut message = Message::default();
+    message.line([plain("✅ ".into()), Piece::Bold(format!("Test message from VM-share on {}", sampler::host_name()))]);
+    message.line([plain(format!("Time: {}", now.to_string().replace('T', " ")))]);
+    let alerts = &config.alerts;
+    message.line([plain(format!(
+        "Alerts: CPU over {}%, memory over {}%, disk over {}%, each for {} s",
+        alerts.cpu_percent, alerts.memory_percent, alerts.disk_percent, alerts.for_seconds
+    ))]);
+    let chat = config.telegram.chat_id.as_deref().unwrap_or_default();
+    match bot.send(&message) {
+        Verdict::Sent => {
+            println!("ok      Telegram took a test message for chat {chat}");
+            Ok(())
+        }
+        Verdict::Wait(seconds) => Err(format!("Telegram asks to wait: try again in {seconds} seconds")),
+        Verdict::Refused { why, .. } => {
+            Err(format!("Telegram refuses the message ({why}): look at TG_BOT_TOKEN and TG_CHAT_ID"))
+        }
+        Verdict::Trouble(why) => Err(format!("Telegram cannot be told: {why}")),
+    }
 }

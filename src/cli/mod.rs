@@ -28,6 +28,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Serve(overrides)) => serve::run(&overrides),
         Ok(Command::Check(overrides)) => check::run(&overrides),
+        Ok(Command::CheckTelegram(overrides)) => check::telegram(&overrides),
         Ok(Command::Clean { dry_run, overrides }) => clean::run(&overrides, dry_run),
         Ok(Command::User(command, overrides)) => user::run(&overrides, command),
     };

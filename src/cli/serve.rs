@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::{self, TlsSettings};
 use crate::reactor::task::Tasks;
 use crate::reactor::{Clock, Reactor};
+use crate::sampler::Sampler;
 use crate::server::Server;
 use crate::store::{Claims, Layout};
 use crate::sys::lock::FolderLock;
@@ -20,7 +21,7 @@ use crate::vm::cgroup::Groups;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::net_filter::NetFilter;
-use crate::vm::{Vms, adopt};
+use crate::vm::{Vms, adopt, host};
 use crate::web::events::Bus;
 use crate::web::session::Sessions;
 use crate::web::throttle::Throttle;
@@ -84,6 +85,9 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         vms: Vms::default(),
         bus: Bus::default(),
         metrics: Metrics::default(),
+        sampler: Sampler::start(&config).map_err(thread)?,
+        host: host::Host::default(),
+        relayed: Rc::default(),
         hypervisor: Hypervisor::default(),
         apart,
         groups: Arc::new(groups),
@@ -96,6 +100,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         config: Arc::clone(&config),
     });
     Hypervisor::begin(&house);
+    host::begin(&house);
     adopt::begin(&house);
     let cx = Rc::clone(&house);
     let mut server = Server::new(reactor, tasks, house, signals).map_err(|e| format!("the loop cannot start: {e}"))?;

@@ -2,7 +2,7 @@
 
 use crate::config::Overrides;
 use crate::config::cli_args::UserCommand;
-use crate::db::{CliDb, invites, users};
+use crate::db::{CliDb, Conn, Error, events, invites, users};
 use crate::proto::problem::Problem;
 use crate::web::auth;
 use crate::work::hash;
@@ -25,18 +25,29 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
         UserCommand::Passwd { who, password_stdin } => passwd(&mut db, &who, password_stdin),
         UserCommand::Promote { who, role } => {
             let user = find(&mut db, &who)?;
-            db.run(|c| users::set_role_now(c, &user.id, role.as_str()))?;
+            db.run(|c| {
+                users::set_role_now(c, &user.id, role.as_str())?;
+                note(c, "promote", &user.login, role.as_str())
+            })?;
             println!("{} is {} now", user.login, role.as_str());
             Ok(())
         }
         UserCommand::List { json } => list(&mut db, json),
         UserCommand::Invite { uses, days, role } => {
             let code = BASE64URL_NOPAD.encode(&crate::random::bytes::<9>());
-            db.run(|c| invites::create_now(c, invites::code_hash(&code), role.as_str(), uses, days))?;
+            db.run(|c| {
+                invites::create_now(c, invites::code_hash(&code), role.as_str(), uses, days)?;
+                note(c, "invite", role.as_str(), &format!("uses={uses} days={days}"))
+            })?;
             println!("{code}");
             Ok(())
         }
     }
+}
+
+/// A line in the audit trail: who has this host's shell is no account of ours.
+fn note(conn: &mut Conn, action: &str, target: &str, detail: &str) -> Result<(), Error> {
+    events::audit_now(conn, None, "command line", action, target, detail)
 }
 
 fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bool) -> Result<(), String> {
@@ -46,7 +57,11 @@ fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bo
         None => auth::login_from(&email),
     };
     let phc = new_password(stdin)?;
-    let user = db.run(|c| users::create_now(c, &users::NewUser { email, login, role: role.to_owned(), phc }))?;
+    let user = db.run(|c| {
+        let user = users::create_now(c, &users::NewUser { email, login, role: role.to_owned(), phc })?;
+        note(c, "add user", &user.login, role)?;
+        Ok(user)
+    })?;
     println!("added {} ({}), {}", user.login, user.email, user.role);
     Ok(())
 }
@@ -54,7 +69,10 @@ fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bo
 fn passwd(db: &mut CliDb, who: &str, stdin: bool) -> Result<(), String> {
     let user = find(db, who)?;
     let phc = new_password(stdin)?;
-    db.run(|c| users::set_password_now(c, &user.id, &phc))?;
+    db.run(|c| {
+        users::set_password_now(c, &user.id, &phc)?;
+        note(c, "password", &user.login, "")
+    })?;
     println!("password of {} changed; its sessions are ended", user.login);
     Ok(())
 }

@@ -8,10 +8,12 @@ use super::profile::{Profile, VncListen};
 use super::table::Given;
 use super::top::Top;
 use super::value::Secret;
-use super::{Alerts, Config, Limits, LogSettings, Setting, Telegram, Tls};
+use super::{Alerts, Config, Limits, LogSettings, Telegram, Tls};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// Volumes that are watched beside the one of `VM_BASE_DIR`.
+const VOLUMES: usize = 32;
 /// Below this many characters a key can be guessed.
 const SECRET_KEY_LENGTH: usize = 32;
 
@@ -25,7 +27,7 @@ pub(super) fn build(given: &Given, sources: Vec<PathBuf>) -> Result<(Config, Vec
     let secret_key = secret_key(given, &top, &mut warnings)?;
     let profiles = profiles(given, &top)?;
     old_vnc_settings(given, &top, &profiles, &mut warnings)?;
-    alerts_to_come(given, &mut warnings);
+    check_alerts(given, &top, &alerts, &mut warnings)?;
     let config = Config {
         host: top.host,
         port: top.port,
@@ -221,12 +223,24 @@ fn old_vnc_settings(
     Ok(())
 }
 
-/// Alerts are checked by this version and sent by a later one; who sets them must not count on them.
-fn alerts_to_come(given: &Given, warnings: &mut Vec<String>) {
-    let told = ["tg_bot_token", "tg_chat_id"].into_iter().find(|path| given.entry(path).is_some());
-    let text = "checked, but this version does not measure the host and sends no alerts yet";
-    let set = Alerts::TABLE.iter().map(Setting::path).find(|path| given.entry(path).is_some());
-    if let Some(path) = set.or_else(|| told.map(str::to_owned)) {
-        warnings.push(given.warning(&path, text));
+/// Volumes are named by whole paths; a bot needs a chat, and a chat a bot.
+fn check_alerts(given: &Given, top: &Top, alerts: &Alerts, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    if let Some(path) = alerts.volumes.keys().find(|path| !path.starts_with('/')) {
+        let wrong = format!("{path:?} is no whole path");
+        return Err(given.refuse("alerts.volumes", wrong, "write the folder it is mounted on, such as \"/srv\""));
     }
+    if alerts.volumes.len() > VOLUMES {
+        let wrong = format!("there are {} of them", alerts.volumes.len());
+        return Err(given.refuse("alerts.volumes", wrong, format!("name {VOLUMES} at most")));
+    }
+    let half = match (&top.tg_bot_token, &top.tg_chat_id) {
+        (Some(_), None) => Some(("tg_bot_token", "tg_chat_id")),
+        (None, Some(_)) => Some(("tg_chat_id", "tg_bot_token")),
+        _ => None,
+    };
+    if let Some((set, missing)) = half {
+        let text = format!("without effect until {} is set too; alerts are only logged", missing.to_ascii_uppercase());
+        warnings.push(given.warning(set, &text));
+    }
+    Ok(())
 }

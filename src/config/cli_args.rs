@@ -20,6 +20,8 @@ pub enum Command {
     Serve(Overrides),
     /// Say what this host lacks.
     Check(Overrides),
+    /// Send a test message to Telegram.
+    CheckTelegram(Overrides),
     /// Remove what is left over; with true only say what that would be.
     Clean {
         /// Nothing is removed.
@@ -183,7 +185,7 @@ impl fmt::Display for ArgError {
 impl std::error::Error for ArgError {}
 
 /// Options of `vmshare user`, and whether they have a value.
-const USER_OPTIONS: [(&str, bool); 8] = [
+const USER_OPTIONS: [(&str, bool); 9] = [
     ("email", true),
     ("login", true),
     ("role", true),
@@ -192,6 +194,7 @@ const USER_OPTIONS: [(&str, bool); 8] = [
     ("uses", true),
     ("days", true),
     ("dry-run", false),
+    ("telegram", false),
 ];
 const COMMANDS: [&str; 6] = ["serve", "check", "clean", "user", "version", "help"];
 const USER_COMMANDS: [&str; 5] = ["add", "passwd", "promote", "list", "invite"];
@@ -229,6 +232,10 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ArgError> 
         only(&["dry-run"], &line.options)?;
         return Ok(Command::Clean { dry_run: !line.options.is_empty(), overrides: line.overrides });
     }
+    if *command == "check" && rest.is_empty() && !line.options.is_empty() {
+        only(&["telegram"], &line.options)?;
+        return Ok(Command::CheckTelegram(line.overrides));
+    }
     only(&[], &line.options)?;
     match (*command, rest) {
         ("serve", []) => Ok(Command::Serve(line.overrides)),
@@ -243,7 +250,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ArgError> 
 fn help_for(command: &str) -> Result<String, ArgError> {
     match command {
         "serve" => Ok(help::with_settings("serve", "Starts the server and stays until it is told to end.")),
-        "check" => Ok(help::with_settings("check", "Says what this host lacks to run the server, and how to mend it.")),
+        "check" => Ok(help::with_settings("check [--telegram]", help::CHECK)),
         "clean" => Ok(help::with_settings("clean [--dry-run]", help::CLEAN)),
         "user" => Ok(help::USER.to_owned()),
         "version" | "help" => Ok(help::COMMANDS.to_owned()),
@@ -395,6 +402,8 @@ mod tests {
         let line = "--config a.toml --vm-base-dir /srv serve --tls=off";
         assert_eq!(understand(line), Ok(Command::Serve(wanted.clone())));
         assert_eq!(understand(&line.replace("serve", "check")), Ok(Command::Check(wanted.clone())));
+        assert_eq!(understand("check --telegram"), Ok(Command::CheckTelegram(Overrides::default())));
+        assert!(understand("check --json").is_err() && understand("serve --telegram").is_err());
         let list = UserCommand::List { json: false };
         assert_eq!(understand(&line.replace("serve", "user list")), Ok(Command::User(list, wanted)));
     }

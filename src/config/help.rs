@@ -16,6 +16,10 @@ Usage: vmshare [--config FILE] COMMAND [OPTIONS]
   help     print this, or `vmshare help COMMAND` for one command
 ";
 
+/// `vmshare help check`.
+pub(super) const CHECK: &str = "Says what this host lacks to run the server, and how to mend it. With --telegram it only sends a test message\n\
+     to the chat of the settings and says what came of it.";
+
 /// `vmshare help clean`.
 pub(super) const CLEAN: &str = "Removes half uploads whose time is over, files of uploads without a row, and run folders of VMs that have ended,\n\
      and says so of each; with --dry-run it only says what it would remove. The server does the same once an hour.";

@@ -108,6 +108,10 @@ settings! {
         volumes: BTreeMap<String, u32> = "{}", 1..=100;
         /// Storage of one user that raises an alert, in MB. 0 means never.
         user_storage_mb: u64 = "0", 0..=1_073_741_824;
+        /// CPU use of one VM that raises an alert, in percent of one processor. 0 means never.
+        vm_cpu_percent: u32 = "0", 0..=1_000_000;
+        /// Memory of one VM's QEMU that raises an alert, in MB. 0 means never.
+        vm_memory_mb: u64 = "0", 0..=1_073_741_824;
         /// How long a value must stay over its limit before the alert.
         for_seconds: u64 = "60", 0..=86_400;
         /// How often an alert that goes on is told again. 0 means once.

@@ -225,6 +225,12 @@ impl Config {
     }
 }
 
+/// `[alerts]` as it is when nothing is set.
+#[cfg(test)]
+pub(crate) fn tests_only_alerts() -> Alerts {
+    Alerts::read(&Given::new(Path::new("/")), "alerts").expect("the defaults are good")
+}
+
 /// A file's text, or `None` if there is no such file.
 fn read_if_there(path: &Path, shown: &str) -> Result<Option<String>, ConfigError> {
     match std::fs::read_to_string(path) {

@@ -136,11 +136,23 @@ pub async fn audit(
     target: String,
     detail: String,
 ) -> Result<(), Error> {
-    db.call(move |conn| {
-        conn.execute(include_str!("../../sql/events/audit.sql"), &[&user, &ip, &action, &target, &detail])?;
-        Ok(())
-    })
-    .await
+    db.call(move |conn| audit_now(conn, user, &ip, &action, &target, &detail)).await
+}
+
+/// As [`audit`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn audit_now(
+    conn: &mut Conn,
+    user: Option<String>,
+    ip: &str,
+    action: &str,
+    target: &str,
+    detail: &str,
+) -> Result<(), Error> {
+    conn.execute(include_str!("../../sql/events/audit.sql"), &[&user, &ip, &action, &target, &detail])?;
+    Ok(())
 }
 
 /// Something that happened to a VM and changed nothing in its row.

@@ -7,6 +7,7 @@
 //!
 //! One server a database: it holds a session-level advisory lock as long as it is connected. Secrets in the URL never appear in errors.
 
+pub mod alerts;
 pub mod conn;
 pub mod events;
 pub mod invites;
@@ -27,6 +28,7 @@ pub use thread::{CliDb, Thread, open_for_cli};
 use crate::reactor::task::oneshot;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -137,9 +139,26 @@ enum Message {
 pub struct Db {
     jobs: SyncSender<Message>,
     state: Arc<Mutex<State>>,
+    /// Jobs that wait or are being done.
+    depth: Arc<AtomicUsize>,
+}
+
+/// One job that waits; dropping it counts it off.
+struct Waits(Arc<AtomicUsize>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Db {
+    /// Jobs that wait or are being done.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed)
+    }
+
     /// How the database is now.
     #[must_use]
     pub fn state(&self) -> State {
@@ -155,7 +174,12 @@ impl Db {
         job: impl FnOnce(&mut Conn) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, promise) = oneshot();
-        let job: Job = Box::new(move |conn| answer.give(conn.and_then(job)));
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        let waits = Waits(Arc::clone(&self.depth));
+        let job: Job = Box::new(move |conn| {
+            let _waits = waits;
+            answer.give(conn.and_then(job));
+        });
         match self.jobs.try_send(Message::Job(job)) {
             Ok(()) => promise.await.unwrap_or(Err(Error::Lost)),
             Err(TrySendError::Full(_)) => Err(Error::Busy),

@@ -126,6 +126,18 @@ pub fn set_role_now(conn: &mut Conn, id: &str, role: &str) -> Result<(), Error> 
     Ok(())
 }
 
+/// The login names behind ids.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn logins(db: &Db, ids: Vec<String>) -> Result<Vec<(String, String)>, Error> {
+    db.call(move |conn| {
+        let rows = conn.query(include_str!("../../sql/users/logins.sql"), &[&ids])?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    })
+    .await
+}
+
 /// All accounts, oldest first.
 ///
 /// # Errors

@@ -45,6 +45,10 @@ pub struct Meter {
     pub up: Cell<u64>,
     /// When a key or pointer message last came.
     pub input: Cell<Option<Instant>>,
+    /// How long QEMU waited for browsers that read slowly.
+    pub down_stalled: Cell<Duration>,
+    /// How long browsers waited for a QEMU that did not take what they sent.
+    pub up_stalled: Cell<Duration>,
     /// The meter of all relays of the VM.
     total: Option<Rc<Self>>,
 }
@@ -70,6 +74,14 @@ impl Meter {
         }
         if let Some(total) = &self.total {
             total.add_up(count, input);
+        }
+    }
+
+    fn add_stall(&self, down: Duration, up: Duration) {
+        self.down_stalled.set(self.down_stalled.get() + down);
+        self.up_stalled.set(self.up_stalled.get() + up);
+        if let Some(total) = &self.total {
+            total.add_stall(down, up);
         }
     }
 }
@@ -162,6 +174,8 @@ pub struct Relay {
     /// Set once: why it ends, and until when the peer's close is awaited.
     ending: Option<(End, Instant)>,
     peer_closed: bool,
+    /// Since when the way down, and the way up, wait for their reader.
+    stalled: [Option<Instant>; 2],
 }
 
 impl Relay {
@@ -179,6 +193,7 @@ impl Relay {
             lost: None,
             ending: None,
             peer_closed: false,
+            stalled: [None; 2],
         }
     }
 
@@ -249,10 +264,25 @@ impl Relay {
         self.set_back_ready(shared, shared);
         let more_up = self.pump_up(stream, scratch, now);
         let more_down = self.ending.is_none() && self.pump_down(stream, scratch, now);
+        self.note_stalls(stream.is_blocked(), now);
         match &self.ending {
             Some(_) => self.pump_ending(stream, scratch),
             None if more_up || more_down => Pumped::More,
             None => Pumped::Idle,
+        }
+    }
+
+    /// Adds up how long either way has waited for its reader.
+    fn note_stalls(&mut self, down_blocked: bool, now: Instant) {
+        let is_stalled = [down_blocked && self.back_readable, !self.up.is_empty()];
+        let mut waited = [Duration::ZERO; 2];
+        for ((since, is_stalled), waited) in self.stalled.iter_mut().zip(is_stalled).zip(&mut waited) {
+            *waited = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            *since = is_stalled.then_some(now);
+        }
+        let [down, up] = waited;
+        if down + up > Duration::ZERO {
+            self.ticket.meter.add_stall(down, up);
         }
     }
 

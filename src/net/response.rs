@@ -39,13 +39,24 @@ pub struct Response {
     pub body: Body,
     /// With status 101: the relay that the connection becomes.
     pub upgrade: Option<Box<Relay>>,
+    /// For the log.
+    pub about: About,
+}
+
+/// Who asked and what it was about, as far as it is known: the log's line of the answer has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// The caller's login name.
+    pub user: Option<String>,
+    /// The VM.
+    pub vmid: Option<String>,
 }
 
 impl Response {
     /// A response without a body.
     #[must_use]
     pub fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Body::Empty, upgrade: None }
+        Self { status, headers: Vec::new(), body: Body::Empty, upgrade: None, about: About::default() }
     }
 
     /// A JSON response.
@@ -57,7 +68,15 @@ impl Response {
             headers: vec![("content-type", "application/json".into()), ("cache-control", "no-store".into())],
             body: Body::Bytes(body),
             upgrade: None,
+            about: About::default(),
         }
+    }
+
+    /// Says which VM it was about.
+    #[must_use]
+    pub fn about_vm(mut self, vmid: &str) -> Self {
+        self.about.vmid = Some(vmid.to_owned());
+        self
     }
 
     /// Adds a header field.
@@ -74,6 +93,6 @@ impl From<Problem> for Response {
         let mut headers = problem.headers;
         headers.push(("content-type", "application/problem+json".into()));
         headers.push(("cache-control", "no-store".into()));
-        Self { status: problem.status, headers, body: Body::Bytes(body), upgrade: None }
+        Self { status: problem.status, headers, body: Body::Bytes(body), upgrade: None, about: About::default() }
     }
 }

@@ -6,6 +6,7 @@
 //! owner remembers that it is readable or writable until a call says `WouldBlock`. So no code path "arms" anything, and no
 //! system call is spent on interest.
 
+pub mod pulse;
 pub mod task;
 pub mod timers;
 

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Called after a task's id was queued, so that a sleeping loop gets up.
 pub type Ring = Arc<dyn Fn() + Send + Sync>;
@@ -94,6 +94,8 @@ pub struct Tasks {
     waiting: Arc<AtomicUsize>,
     ring: Ring,
     spawned: Spawner,
+    /// The poll that took longest since somebody asked.
+    slowest: Option<(&'static str, Duration)>,
 }
 
 impl Tasks {
@@ -102,7 +104,16 @@ impl Tasks {
     pub fn new(ring: Ring) -> Self {
         let (ready_sender, ready) = mpsc::channel();
         let spawned = Spawner(Rc::default());
-        Self { live: HashMap::new(), next_id: 0, ready, ready_sender, waiting: Arc::default(), ring, spawned }
+        Self {
+            live: HashMap::new(),
+            next_id: 0,
+            ready,
+            ready_sender,
+            waiting: Arc::default(),
+            ring,
+            spawned,
+            slowest: None,
+        }
     }
 
     /// A handle that stories use to start other stories.
@@ -125,8 +136,12 @@ impl Tasks {
                 continue;
             };
             task.queued.queued.store(false, Ordering::Release);
-            let waker = task.waker.clone();
+            let (waker, name, began) = (task.waker.clone(), task.name, Instant::now());
             let poll = catch_unwind(AssertUnwindSafe(|| task.story.as_mut().poll(&mut Context::from_waker(&waker))));
+            let took = began.elapsed();
+            if self.slowest.is_none_or(|(_, longest)| took > longest) {
+                self.slowest = Some((name, took));
+            }
             match poll {
                 Ok(Poll::Pending) => {}
                 Ok(Poll::Ready(())) => drop(self.live.remove(&id)),
@@ -140,6 +155,11 @@ impl Tasks {
             }
         }
         (true, panicked)
+    }
+
+    /// The story whose poll took longest since this was last asked.
+    pub fn take_slowest(&mut self) -> Option<(&'static str, Duration)> {
+        self.slowest.take()
     }
 
     /// True when no task waits to be polled: the loop may sleep.

@@ -1,9 +1,10 @@
 //! Is that still the same process? A pid alone does not say: numbers are used again.
 //!
 //! Pid, start time (in clock ticks since boot) and the boot's id together name a process for ever. They are kept in the
-//! database so that a restarted server finds its machines and never signals a stranger. Safe code: it only reads `/proc`.
+//! database so that a restarted server finds its machines and never signals a stranger.
 //!
-//! Source: proc(5), the file `/proc/PID/stat`.
+//! Sources: proc(5), the file `/proc/PID/stat`; sysconf(3).
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
@@ -45,6 +46,22 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Bytes of a page, in which the kernel counts a process's memory.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    // SAFETY: a number in, a number out.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// Clock ticks in a second, in which the kernel counts a process's time.
+#[must_use]
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: as above.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +91,12 @@ mod tests {
         assert_eq!(start_time(child.id()).unwrap(), None);
         child.wait().unwrap();
         assert_eq!(start_time(child.id()).unwrap(), None);
+    }
+
+    #[test]
+    fn pages_and_ticks_have_a_size() {
+        assert!(page_bytes() >= 4096 && page_bytes().is_power_of_two());
+        assert!((1..=10_000).contains(&ticks_per_second()));
     }
 
     #[test]

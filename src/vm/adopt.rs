@@ -7,7 +7,7 @@ use super::apart::Users;
 use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
-use super::{disks, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
+use super::{disks, host, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
@@ -96,7 +96,7 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
         let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));
         cx.spawner.spawn("go on stopping", async move {
             if let Err(Problem { detail, .. }) = stop::stop(&story, &vm, "stopped by user", false).await {
-                log::error!(vmid:% = vm.vmid; "{detail}");
+                log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
             }
         });
     }
@@ -128,6 +128,7 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static st
     if let Ok(about) = folder.metadata() {
         cx.apart.take_back(vmid, about.uid());
     }
+    host::watch(cx, row, &process);
     Ok(Some(process))
 }
 

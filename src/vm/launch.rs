@@ -231,6 +231,12 @@ impl Launches {
         Rc::clone(&self.promised)
     }
 
+    /// Launches that wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.gate.0.waiting.borrow().len()
+    }
+
     /// Users whose VM is being started.
     #[must_use]
     pub fn len(&self) -> usize {

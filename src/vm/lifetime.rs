@@ -139,7 +139,7 @@ pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
 async fn note_input(cx: &Cx, vm: &Vm) {
     let at = wall_clock(vm.last_input(), cx.now());
     if let Err(problem) = cx.db(vms::set_last_input(&cx.db, vm.vmid.to_string(), at)).await {
-        log::warn!(vmid:% = vm.vmid; "its last input is not in the database: {}", problem.detail);
+        log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its last input is not in the database: {}", problem.detail);
     }
 }
 
@@ -151,9 +151,9 @@ pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
     let (story, vm) = (Rc::clone(cx), Rc::clone(vm));
     cx.spawner.spawn("lifetime", async move {
         let Some(why) = run_out(&story, &vm).await else { return };
-        log::info!(vmid:% = vm.vmid; "its limit has come: {}", why.word());
+        log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "its limit has come: {}", why.word());
         if let Err(problem) = stop::stop(&story, &vm, why.word(), false).await {
-            log::error!(vmid:% = vm.vmid; "{}", problem.detail);
+            log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
         }
     });
 }

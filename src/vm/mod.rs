@@ -18,6 +18,7 @@ pub mod attach;
 pub mod cgroup;
 pub mod disk_args;
 pub mod disks;
+pub mod host;
 pub mod hypervisor;
 pub mod image;
 pub mod janitor;
@@ -135,6 +136,12 @@ impl Vm {
     #[must_use]
     pub fn vnc_socket(&self) -> PathBuf {
         vnc_socket(&self.run_dir)
+    }
+
+    /// The login name of its owner.
+    #[must_use]
+    pub fn login(&self) -> String {
+        self.row.borrow().user_login.clone()
     }
 
     /// Seconds since the last key or pointer message.

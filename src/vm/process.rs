@@ -17,7 +17,7 @@ use crate::vm::args::Accel;
 use mio::Token;
 use mio::net::UnixStream;
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -51,6 +51,8 @@ pub struct Process {
     pub accel: Accel,
     /// The VM's folder.
     pub run_dir: PathBuf,
+    /// The login name of the VM's owner, for the log; a tool has none.
+    pub user: OnceCell<String>,
     pidfd: PidFd,
     exit_token: Cell<Option<Token>>,
     stdout: RefCell<Option<Pipe>>,
@@ -167,6 +169,7 @@ impl Process {
             start,
             accel,
             run_dir,
+            user: OnceCell::new(),
             pidfd,
             exit_token: Cell::new(Some(token)),
             stdout: RefCell::default(),
@@ -276,6 +279,12 @@ impl Process {
         }
     }
 
+    /// The login name of the VM's owner, for the log.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.user.get().map_or("", String::as_str)
+    }
+
     /// The last line it wrote, for people.
     #[must_use]
     pub fn last_line(&self) -> Option<String> {
@@ -318,7 +327,7 @@ impl Process {
                     answer.borrow_mut().push(line);
                 }
             } else if !line.is_empty() {
-                log::info!(vmid:% = self.vmid; "qemu: {line}");
+                log::info!(vmid:% = self.vmid, user = self.owner(); "qemu: {line}");
                 let mut tail = self.tail.borrow_mut();
                 if tail.len() == TAIL_LINES {
                     tail.pop_front();
@@ -334,7 +343,7 @@ impl Process {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
             Err(e) => {
-                log::error!(vmid:% = self.vmid; "qemu (pid {}) cannot be reaped: {e}", self.pid);
+                log::error!(vmid:% = self.vmid, user = self.owner(); "qemu (pid {}) cannot be reaped: {e}", self.pid);
                 Exit::Unknown
             }
         };
@@ -362,6 +371,7 @@ impl Process {
             house.io.remove_fd(self.pidfd.as_raw_fd(), token);
         }
         house.vms.remove_process(self.id);
+        house.sampler.remove(self.pid);
         self.exit.set(exit);
     }
 }

@@ -6,10 +6,11 @@ use super::cgroup::Limits;
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
-use super::{Vm, Vmid, apart, disks, hypervisor, image, net_filter, room, vnc_socket, watch};
+use super::{Vm, Vmid, apart, disks, host, hypervisor, image, net_filter, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
+use crate::net::relay::Meter;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
 use crate::store;
@@ -204,7 +205,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         shares: RefCell::default(),
         ended: Latch::default(),
         viewers: Cell::new(0),
-        meter: Rc::default(),
+        meter: Rc::new(Meter::below(&cx.relayed)),
         since: cx.now(),
     });
     cx.vms.insert(Rc::clone(&vm));
@@ -277,6 +278,9 @@ pub(super) async fn spawn_qemu(
         })
         .await?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
+    if let Ok(process) = &process {
+        host::watch(cx, row, process);
+    }
     process.map_err(|e| Problem::new(500, "qemu_failed", format!("QEMU could not be started: {e}")))
 }
 
@@ -308,7 +312,7 @@ pub(super) async fn wait_ready(cx: &Cx, process: &Rc<Process>) -> Result<(), Pro
             if result.is_ok()
                 && let Err(e) = process.connect_serial(cx)
             {
-                log::warn!(vmid:% = process.vmid; "its serial console does not answer: {e}");
+                log::warn!(vmid:% = process.vmid, user = process.owner(); "its serial console does not answer: {e}");
             }
             match (result, process.exit.get()) {
                 (Err(_), Some(exit)) => Err(qemu_problem(&exit_text(exit, process.last_line()))),
@@ -359,7 +363,7 @@ fn no_space(e: std::io::Error) -> Problem {
 pub(super) async fn kill(cx: &Cx, process: &Rc<Process>) {
     process.signal(Signal::Kill);
     if cx.within(KILL_WAIT, process.exit.wait()).await.is_none() {
-        log::error!(vmid:% = process.vmid; "qemu (pid {}) does not go away after SIGKILL", process.pid);
+        log::error!(vmid:% = process.vmid, user = process.owner(); "qemu (pid {}) does not go away after SIGKILL", process.pid);
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Memory is the host's `MemAvailable` less what is promised and not yet used: launches under way, and VMs that are too young to have
 //! touched what they were given. What older VMs have not touched may be given again; a teacher who does not want that lowers the number of
-//! ports. A host whose numbers cannot be read has room: the kernel still decides.
+//! ports. A host whose numbers cannot be read has room: the kernel still decides. While an alert says that the host is overloaded
+//! ([`super::host`]) there is none.
 
 use super::launch::Wish;
 use crate::house::House;
 use crate::proto::problem::Problem;
-use crate::sys::statvfs;
+use crate::proto::procfs;
+use crate::sys::{process, statvfs};
 use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
@@ -61,6 +63,10 @@ impl Drop for Promise {
 /// # Errors
 /// 503 with what is missing and when to come back; 507 when it is disk space.
 pub async fn take(cx: &House, wish: &Wish) -> Result<Promise, Problem> {
+    if let Some(why) = cx.host.pause() {
+        let detail = format!("{why} Try again in a moment.");
+        return Err(Problem::unavailable("launches_paused", detail, RETRY_SECONDS));
+    }
     let limits = &cx.config.limits;
     let reserve = Reserve {
         memory_mb: limits.memory_reserve_mb,
@@ -85,36 +91,27 @@ pub async fn take(cx: &House, wish: &Wish) -> Result<Promise, Problem> {
 
 /// Reads what there is. Blocks.
 fn look(base: &Path, launching_mb: u64, young: &[(u32, u64)]) -> Host {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let untouched = young.iter().map(|(pid, given)| {
-        let used = field_mb(&read(&format!("/proc/{pid}/status")), "VmRSS:").unwrap_or(0);
-        given.saturating_sub(used)
+        let process = procfs::process(&read(&format!("/proc/{pid}/stat")));
+        given.saturating_sub(process.map_or(0, |process| process.pages.saturating_mul(process::page_bytes()) >> 20))
     });
+    let promised_mb = launching_mb + untouched.sum::<u64>();
     Host {
-        memory_mb: field_mb(&read("/proc/meminfo"), "MemAvailable:"),
-        promised_mb: launching_mb + untouched.sum::<u64>(),
-        load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()),
-        cpus: cpus(&read("/proc/stat")),
+        memory_mb: free_memory().map(|bytes| bytes >> 20),
+        promised_mb,
+        load: procfs::load(&read("/proc/loadavg")).map(|[load, ..]| load),
+        cpus: procfs::cpu(&read("/proc/stat")).map_or(1, |cpu| cpu.count.max(1)),
         disk_mb: statvfs::free_bytes(base).ok().map(|bytes| bytes / 1_048_576),
     }
 }
 
+fn read(path: &str) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_default()
+}
+
 /// Memory in bytes that can be used without taking it from others. Blocks.
 pub(super) fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    field_mb(&text, "MemAvailable:").map(|mb| mb << 20)
-}
-
-/// A line `Name:   1234 kB` of /proc, in MiB.
-fn field_mb(text: &str, name: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-    rest.split_whitespace().next()?.parse::<u64>().ok().map(|kb| kb / 1024)
-}
-
-/// Processors of the host, whose load it is, also where this server may use fewer of them.
-fn cpus(stat: &str) -> u32 {
-    let lines = stat.lines().filter_map(|line| line.strip_prefix("cpu"));
-    u32::try_from(lines.filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).count()).unwrap_or(1).max(1)
+    procfs::memory(&read("/proc/meminfo")).map(|memory| memory.available)
 }
 
 /// Why a launch that needs so much memory cannot be.
@@ -143,18 +140,6 @@ fn refusal(host: &Host, needs_mb: u64, reserve: Reserve) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernels_numbers_are_read() {
-        let meminfo = "MemTotal:       24684120 kB\nMemFree:        1 kB\nMemAvailable:   2048000 kB\n";
-        assert_eq!(field_mb(meminfo, "MemAvailable:"), Some(2000));
-        assert_eq!(field_mb("VmRSS:\t  102400 kB\n", "VmRSS:"), Some(100));
-        assert_eq!(cpus("cpu  1 2 3\ncpu0 1 2\ncpu1 1 2\nintr 5\n"), 2);
-        assert_eq!(cpus(""), 1);
-        for broken in ["", "MemAvailable:", "MemAvailable: many kB", "MemAvailable:\n"] {
-            assert_eq!(field_mb(broken, "MemAvailable:"), None, "{broken:?}");
-        }
-    }
 
     #[test]
     fn what_is_promised_and_not_yet_used_is_not_given_twice() {

@@ -188,7 +188,7 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
     }
     process.execute(command, Some(arguments)).await.map_err(refused)?;
     end(cx, &process, &id, &under).await?;
-    log::info!(vmid:% = vm.vmid; "{command} {name}");
+    log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "{command} {name}");
     list_live(vm).await
 }
 

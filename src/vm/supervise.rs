@@ -91,13 +91,13 @@ pub fn on_event(cx: &Cx, process: &Rc<Process>, event: &VmEvent) {
         Some((kind, detail)) => {
             let (room, dropped) = process.ration.take(cx.now());
             if dropped > 0 {
-                log::warn!(vmid:% = process.vmid; "{dropped} events of its guest were not written down: too many at once");
+                log::warn!(vmid:% = process.vmid, user = process.owner(); "{dropped} events of its guest were not written down: too many at once");
             }
             if room {
                 write_down(cx, process.vmid, kind, detail);
             }
         }
-        None => log::debug!(vmid:% = process.vmid; "qemu event {event:?}"),
+        None => log::debug!(vmid:% = process.vmid, user = process.owner(); "qemu event {event:?}"),
     }
     match event {
         VmEvent::Shutdown { guest, .. } => process.guest_shutdown.set(*guest),
@@ -160,8 +160,10 @@ fn set(cx: &Cx, process: &Rc<Process>, pause: Option<Pause>) {
         return;
     }
     match pause {
-        Some(pause) => log::warn!(vmid:% = vm.vmid; "the guest stands still: {}", pause.word()),
-        None => log::info!(vmid:% = vm.vmid; "the guest goes on"),
+        Some(pause) => {
+            log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "the guest stands still: {}", pause.word())
+        }
+        None => log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "the guest goes on"),
     }
     if vm.ended.get().is_none() {
         cx.bus.publish(&vm, cx.now());

@@ -37,7 +37,7 @@ pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
                 asked.set(outcome.clone());
             }
             if let Err(problem) = outcome {
-                log::error!(vmid:% = vm.vmid; "it could not be started again: {}", problem.detail);
+                log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "it could not be started again: {}", problem.detail);
                 break (exit, Some(problem.detail));
             }
         };
@@ -56,7 +56,7 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
         let status = process.execute("query-status", None).await;
         let broke = status.is_ok_and(|s| s.get("status").and_then(|s| s.as_str()) == Some("internal-error"));
         if broke && cx.hypervisor.kvm_failed(&cx, "a guest died with KVM's internal error").await {
-            log::warn!(vmid:% = process.vmid; "KVM internal error: the VM is started again under TCG");
+            log::warn!(vmid:% = process.vmid, user = process.owner(); "KVM internal error: the VM is started again under TCG");
             process.kvm_broke.set(true);
             real::kill(&cx, &process).await;
         }
@@ -76,7 +76,7 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
         None if exit == Exit::Code(0) => (VmState::Stopped, real::exit_text(exit, None)),
         None => (VmState::Failed, real::exit_text(exit, process.last_line())),
     };
-    log::info!(vmid:% = vm.vmid; "vm {state}: {why}");
+    log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "vm {state}: {why}");
     cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
     let vmid = vm.vmid.to_string();
     if let Some(row) = real::finish(cx, &vmid, state, &why).await {

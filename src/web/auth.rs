@@ -211,9 +211,14 @@ async fn signed_in(cx: &Cx, req: &Req, status: u16, user: &User, action: &'stati
 
 /// A line in the audit trail: who did what, from where. `target` is what it was done to; empty is the account itself.
 pub async fn audit(cx: &Cx, req: &Req, user: &User, action: &str, target: &str) {
+    audit_with(cx, req, user, action, target, "").await;
+}
+
+/// As [`audit`], with what else there is to know.
+pub async fn audit_with(cx: &Cx, req: &Req, user: &User, action: &str, target: &str, detail: &str) {
     let target = if target.is_empty() { &user.login } else { target };
     let (who, ip) = (Some(user.id.clone()), req.ip.to_string());
-    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), String::new());
+    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), detail.to_owned());
     if let Err(problem) = cx.db(line).await {
         log::warn!(req = req.id.as_str(), user = user.login.as_str(); "{action} is not in the audit trail: {}", problem.detail);
     }

@@ -3,6 +3,7 @@
 //! Somebody else's VM answers 404; a VM that does not run answers 409 with what to do.
 
 use super::Req;
+use super::auth::audit_with;
 use super::throttle::{Kind, Rate};
 use super::vms::visible;
 use crate::db::vms::VmState;
@@ -48,6 +49,7 @@ pub async fn restart(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     log::info!(vmid:% = vm.vmid, user = req.caller()?.user.login.as_str(), req = req.id.as_str(); "vm restarted: {mode}");
     supervise::write_down(&cx, vm.vmid, "restart", mode);
+    audit_with(&cx, &req, &req.caller()?.user, "restart vm", &vm.vmid.to_string(), mode).await;
     Ok(shown(&cx, &vm))
 }
 
@@ -56,6 +58,7 @@ pub async fn resume(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let vm = running(&cx, &req).await?;
     Fields::parse_or_empty(&req.body)?.deny_unknown(&[])?;
     supervise::resume(&cx, &vm).await?;
+    audit_with(&cx, &req, &req.caller()?.user, "resume vm", &vm.vmid.to_string(), "").await;
     Ok(shown(&cx, &vm))
 }
 
@@ -64,6 +67,7 @@ pub async fn keep(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let vm = running(&cx, &req).await?;
     Fields::parse_or_empty(&req.body)?.deny_unknown(&[])?;
     lifetime::keep(&cx, &vm).await;
+    audit_with(&cx, &req, &req.caller()?.user, "keep vm", &vm.vmid.to_string(), "").await;
     match vm.expiry(cx.now()).filter(|expiry| expiry.soon && expiry.why == Why::TimeLimit) {
         Some(_) => {
             let detail = "This VM's total time is nearly up and cannot be extended; save your work elsewhere.";

@@ -4,6 +4,7 @@
 //! request and end in a [`Response`] or a [`Problem`]; they know nothing of sockets. What is in no row of the table is an embedded
 //! page or 404.
 
+pub mod admin;
 pub mod assets;
 pub mod auth;
 pub mod connections;
@@ -12,6 +13,7 @@ pub mod disks;
 pub mod events;
 pub mod isos;
 pub mod life;
+pub mod metrics;
 pub mod openapi;
 pub mod ops;
 pub mod origin;
@@ -31,6 +33,7 @@ use crate::proto::http::{Head, Method};
 use crate::proto::problem::Problem;
 use crate::proto::url::Query;
 use crate::reactor::task::Cancel;
+use crate::vm::Vmid;
 use session::Caller;
 use std::future::Future;
 use std::net::IpAddr;
@@ -173,11 +176,14 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
     route!(Get "/ws/{http_port}" UserOrLink console::vnc, "the screen (websocket)"),
     route!(Get "/ws/{http_port}/serial" UserOrLink console::serial, "the serial console (websocket)"),
+    route!(Get "/admin/host" Admin admin::host, "what the host does, now and lately"),
+    route!(Get "/admin/load" Admin admin::load, "what each VM and each user takes up"),
+    route!(Get "/admin/alerts" Admin admin::alerts, "what was told about the host"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),
     route!(Get "/openapi.json" Public openapi::serve, "this description, for programs"),
-    route!(Get "/metrics" Public ops::metrics, "Prometheus text, for admins and loopback"),
+    route!(Get "/metrics" Public metrics::serve, "Prometheus text, for admins and loopback"),
 ];
 
 /// True for requests whose body goes to the handler piece by piece.
@@ -189,12 +195,20 @@ pub fn streams(head: &Head) -> bool {
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
 pub async fn answer(cx: Cx, mut req: Req) -> Response {
-    let result = dispatch(&cx, &mut req).await;
-    let (secure, id) = (result.1, result.2);
-    let mut response = match result.0 {
+    let (asked, found) = (cx.now(), find(&req.head).ok().flatten());
+    let vmid = found.as_ref().filter(|(route, _)| route.path.contains("{vmid}"));
+    let vmid = vmid.and_then(|(_, params)| Vmid::parse(params.first()?)).map(|vmid| vmid.to_string());
+    let Outcome { result, secure, id, login } = dispatch(&cx, &mut req).await;
+    let mut response = match result {
         Ok(response) => response,
         Err(problem) => problem.into(),
     };
+    response.about.user = response.about.user.take().or(login);
+    response.about.vmid = response.about.vmid.take().or(vmid);
+    // Methods are those of the table; what is asked for beside it is one route.
+    let (method, path) =
+        found.map_or_else(|| ("any".to_owned(), "page"), |(route, _)| (route.method.to_string(), route.path));
+    cx.metrics.request(method, path, response.status, cx.now() - asked);
     if response.upgrade.is_none() {
         response.headers.push(("x-request-id", id));
         response.headers.extend(pages::security_headers(secure));
@@ -202,17 +216,27 @@ pub async fn answer(cx: Cx, mut req: Req) -> Response {
     response
 }
 
-async fn dispatch(cx: &Cx, req: &mut Req) -> (Result<Response, Problem>, bool, String) {
-    let (secure, id) = (req.secure, req.id.clone());
-    (route(cx, req).await, secure, id)
+/// What came of a request.
+struct Outcome {
+    result: Result<Response, Problem>,
+    secure: bool,
+    id: String,
+    /// Who asked, once that was known.
+    login: Option<String>,
 }
 
-async fn route(cx: &Cx, req: &mut Req) -> Result<Response, Problem> {
+async fn dispatch(cx: &Cx, req: &mut Req) -> Outcome {
+    let (secure, id, mut login) = (req.secure, req.id.clone(), None);
+    Outcome { result: route(cx, req, &mut login).await, secure, id, login }
+}
+
+async fn route(cx: &Cx, req: &mut Req, login: &mut Option<String>) -> Result<Response, Problem> {
     let Some((route, params)) = find(&req.head)? else {
         return pages::serve(req);
     };
     req.params = params;
     let caller = session::authenticate(cx, req).await;
+    *login = caller.as_ref().ok().and_then(Option::as_ref).map(|caller| caller.user.login.clone());
     if !matches!(req.head.method, Method::Get | Method::Head | Method::Options) {
         origin::check(req, matches!(&caller, Ok(Some(caller)) if caller.by_cookie))?;
     }

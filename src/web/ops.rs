@@ -1,11 +1,11 @@
-//! `/healthz`, `/readyz`, `/version`, `/metrics`: for operators and their tools.
+//! `/healthz`, `/readyz`, `/version`: for operators and their tools.
 
 use super::Req;
 use super::session;
 use crate::config::{Signup, Tls};
 use crate::db::State;
 use crate::house::Cx;
-use crate::net::response::{Body, Response};
+use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use serde_json::json;
 use std::rc::Rc;
@@ -64,17 +64,4 @@ pub async fn version(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             "signed_in": signed_in,
         }),
     ))
-}
-
-/// `GET /metrics`.
-pub async fn metrics(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let admin = matches!(session::authenticate(&cx, &req).await, Ok(Some(caller)) if caller.is_admin());
-    if !admin && !req.ip.is_loopback() {
-        return Err(Problem::forbidden("admin_only", "Only administrators and this host itself may read metrics."));
-    }
-    cx.metrics.vms.set(cx.vms.len() as u64);
-    cx.metrics.launching.set(cx.launches.len() as u64);
-    let mut response = Response::empty(200).with("content-type", "text/plain; version=0.0.4; charset=utf-8");
-    response.body = Body::Bytes(cx.metrics.render().into_bytes());
-    Ok(response)
 }

@@ -68,6 +68,12 @@ pub struct Uploads {
 }
 
 impl Uploads {
+    /// Uploads that are being worked on.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.busy.borrow().len() + self.forms.borrow().len()
+    }
+
     /// True while a form with this id is being taken.
     #[must_use]
     pub fn is_form(&self, id: &str) -> bool {
@@ -131,6 +137,7 @@ async fn pour<S: Send + 'static>(
             }
         };
         let is_over = next.is_none();
+        cx.metrics.upload_bytes.add(next.as_ref().map_or(0, |buffer| buffer.filled().len() as u64));
         out.extend(next.map(|buffer| lane.add(buffer)));
         // One is filled meanwhile.
         while out.len() >= BUFFERS - 1 || is_over && !out.is_empty() {
@@ -151,6 +158,9 @@ async fn pour<S: Send + 'static>(
     }
     for done in out {
         let _ = done.await;
+    }
+    if came.is_err() {
+        cx.metrics.upload("broken off");
     }
     let sink = lane.into_sink().ok_or_else(|| Problem::internal("The upload broke off; the server's log says why."))?;
     Ok((sink, came))
@@ -270,7 +280,7 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
             (stage, outcome)
         })
         .await?;
-    let sha256 = sha256?;
+    let sha256 = sha256.inspect_err(|_| cx.metrics.upload("refused"))?;
     let default = if row.shared || format != Format::Iso {
         None
     } else {
@@ -284,6 +294,7 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
         .map_err(|e| stored(&e))?;
     let caller = req.caller()?;
     log::info!(user = caller.user.login.as_str(), req = req.id.as_str(); "image {} of {} bytes uploaded", row.name, row.size);
+    cx.metrics.upload("done");
     super::auth::audit(cx, req, &caller.user, "upload", &row.name).await;
     Ok(sha256)
 }

@@ -3,6 +3,7 @@
 //! Somebody else's VM answers 404, as if it did not exist; administrators see all.
 
 use super::Req;
+use super::auth::audit_with;
 use super::session::Caller;
 use super::throttle::{Kind, Rate};
 use crate::config::{Config, Network, Persistence, Profile};
@@ -44,8 +45,17 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let seat = cx.launches.join(&cx, wish).await;
     // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
     let outcome = req.gone.or(seat.outcome()).await?;
-    cx.metrics.launch(outcome.is_ok(), cx.now() - asked);
+    let result = match &outcome {
+        Ok((_, How::Started)) => "started",
+        Ok((_, How::AlreadyRunning)) => "running",
+        Err(problem) => problem.code,
+    };
+    cx.metrics.launch(result, cx.now() - asked);
     let (row, how) = outcome?;
+    if how == How::Started {
+        let detail = format!("profile={} iso={} memory_mb={} cpus={}", row.profile, row.iso, row.memory_mb, row.cpus);
+        audit_with(&cx, &req, &caller.user, "start vm", &row.vmid, &detail).await;
+    }
     Ok(started(&cx, &row, how))
 }
 
@@ -70,6 +80,7 @@ fn started(cx: &Cx, row: &VmRow, how: How) -> Response {
             "redirect": format!("{base}/?path=ws/{}", row.http_port),
         }),
     )
+    .about_vm(&row.vmid)
 }
 
 /// What the body asks for, within the profile's limits.
@@ -239,6 +250,8 @@ pub async fn stop(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let why = if row.user_id == caller.user.id { "stopped by user" } else { "stopped by an administrator" };
     // Not bound to the asker: a stop that began goes to its end.
     let row = vm::stop::stop(&cx, &vm, why, force).await?;
+    let how = if force { "at once" } else { "by its power button" };
+    audit_with(&cx, &req, &caller.user, "stop vm", &row.vmid, how).await;
     Ok(Response::json(200, &row_json(&cx, &row)))
 }
 

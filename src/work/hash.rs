@@ -49,6 +49,12 @@ impl Hash {
         Pool::start_with("hash", 1, queue, step_back).map(Self)
     }
 
+    /// Passwords that wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
     /// The PHC string to store for `password`.
     ///
     /// # Errors

@@ -98,6 +98,12 @@ impl Pool {
         promise.await.map_err(|_| Refused::Broke)
     }
 
+    /// Jobs that wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.queue.lock().0.len()
+    }
+
     /// Puts a job behind the others. Only for what is bounded elsewhere: a job a connection or so.
     fn push_always(&self, job: Job) {
         self.0.queue.lock().0.push_back(job);
@@ -149,7 +155,7 @@ fn serve(queue: &Queue) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::reactor::task::Tasks;
     use std::cell::RefCell;
@@ -158,7 +164,7 @@ mod tests {
     use std::time::Instant;
 
     /// Runs one story to its end on this thread.
-    pub(super) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
+    pub(crate) fn run<T: 'static>(story: impl Future<Output = T> + 'static) -> T {
         let (ring, rung) = mpsc::channel();
         let mut tasks = Tasks::new(Arc::new(move || {
             // The test may have ended.

@@ -43,7 +43,7 @@ impl Server {
         let config = folder.path().join("vmshare.toml");
         let text = format!(
             "host = \"127.0.0.1\"\nport = 0\ntls = \"off\"\nvm_base_dir = {:?}\nstop_vms_on_exit = true\n\
-             [limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000\n\
+             [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000\n\
              [profiles.custom]\nbase_image = {iso:?}\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n",
             folder.path().join("b")
         );

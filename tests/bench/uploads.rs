@@ -59,7 +59,7 @@ impl Server {
         let config = folder.path().join("vmshare.toml");
         let tls = if tls { "" } else { "tls = \"off\"\n" };
         let text = format!(
-            "host = \"127.0.0.1\"\nport = 0\n{tls}vm_base_dir = {:?}\n[limits]\nuploads_per_user = 100\ndisk_reserve_mb = 0\n\
+            "host = \"127.0.0.1\"\nport = 0\n{tls}vm_base_dir = {:?}\n[alerts]\npause_launches = false\n[limits]\nuploads_per_user = 100\ndisk_reserve_mb = 0\n\
              upload_quota_mb = 1000000\nsignups_per_minute = 1000\n",
             folder.path().join("b")
         );

@@ -53,7 +53,7 @@ export class Server {
     fs.writeFileSync(
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
-[limits]\nport_cooldown_seconds = 0\n${this.limits}
+[alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\n${this.limits}
 [profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";

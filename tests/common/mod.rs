@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_panics_doc)]
 
 pub mod api;
+pub mod bot_api;
 pub mod stand_in;
 
 use serde_json::{Value, json};
@@ -55,9 +56,11 @@ pub struct Server {
 /// Settings of most tests: plain HTTP, the tiny image for everybody, small guests, no cool-down.
 pub fn settings(base: &Path, extra_top: &str, extra_limits: &str, profile: &str) -> String {
     let profile = if profile.is_empty() { format!("base_image = {:?}", image()) } else { profile.to_owned() };
+    // Tests keep the host busier than a server of people may be.
+    let alerts = if extra_limits.contains("[alerts]") { "" } else { "[alerts]\npause_launches = false\n" };
     format!(
         "host = \"127.0.0.1\"\nport = 0\nvm_base_dir = {base:?}\n{extra_top}\n\
-         [limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\n{extra_limits}\n\
+         {alerts}[limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\n{extra_limits}\n\
          [profiles.custom]\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n{profile}\n"
     )
 }

@@ -93,6 +93,10 @@ const TOML_MISTAKES: &[(&str, &str)] = &[
         "vmshare.toml:2: alerts.volumes: 0 is out of range; write a whole number from 1 to 100",
     ),
     (
+        "[alerts]\nvolumes = { 'srv' = 90 }",
+        "vmshare.toml:2: alerts.volumes: \"srv\" is no whole path; write the folder it is mounted on, such as \"/srv\"",
+    ),
+    (
         "[alerts]\nvolumes = 90",
         "vmshare.toml:2: alerts.volumes: it is a number; write a table such as { \"/srv\" = 90 }",
     ),

@@ -143,9 +143,8 @@ fn the_old_versions_env_file_works_with_one_warning_per_matter() {
     let url = config.database_url.as_ref().map(Secret::reveal);
     assert_eq!(url, Some("postgresql://user:pass@localhost:5432/vmshare"));
     assert_eq!((config.port, config.telegram.chat_id.as_deref()), (8000, Some("123456789")));
-    let [vnc, alerts] = warnings.as_slice() else { panic!("{warnings:?}") };
+    let [vnc] = warnings.as_slice() else { panic!("{warnings:?}") };
     assert!(vnc.starts_with(".env:8: WEBSOCKIFY_HOST: this and WEBSOCKIFY_BASE_PORT are no longer needed: "), "{vnc}");
-    assert!(alerts.starts_with(".env:10: TG_BOT_TOKEN: checked, but this version"), "{alerts}");
 }
 
 #[test]
@@ -156,7 +155,8 @@ fn what_has_no_effect_is_warned_about() {
     };
     assert!(warning("tls = false\nhttp_port = 80").starts_with("vmshare.toml:2: http_port: without effect"));
     assert!(warning("tls = false\ntls_cert = 'x'").starts_with("vmshare.toml:2: tls_cert: without effect"));
-    assert!(warning("[alerts]\ncpu_percent = 80").starts_with("vmshare.toml:2: alerts.cpu_percent: checked, but"));
+    assert!(warning("tg_chat_id = 5").contains("tg_chat_id: without effect until TG_BOT_TOKEN is set too"));
+    assert!(warning("tg_bot_token = '1:A'").contains("tg_bot_token: without effect until TG_CHAT_ID is set too"));
     assert!(warning("websockify_base_port = 5901").contains("websockify_base_port: this is no longer needed"));
     let short = warning("secret_key = 'hunter2'");
     assert!(short.starts_with("vmshare.toml:1: secret_key: it is short enough to guess"));

@@ -139,6 +139,7 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let row = find(&cx, &req).await?;
     let _work = Work::on(&cx, &row.id).await;
     discard(&cx, &row).await;
+    crate::web::auth::audit(&cx, &req, &req.caller()?.user, "throw upload away", &row.name).await;
     Ok(Response::empty(204).with("tus-resumable", tus::VERSION))
 }
 

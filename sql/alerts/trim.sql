@@ -1,0 +1,1 @@
+delete from alerts where id <= (select max(id) from alerts) - $1

@@ -1,0 +1,1 @@
+select id, login from users where id = any($1)

@@ -1,0 +1,217 @@
+//! Looks at the host and its QEMUs: `/proc` and statvfs, a few hundred small files at a time, into buffers that are kept.
+//!
+//! Counters become rates here, by the difference to the look before. A file that is not there, or not ours to read, costs its own value only.
+//! The root of `/proc` can be another folder, so that a test has any host it likes.
+
+use super::{Offender, Own, Pressure, Rates, Sample, VmLoad, Volume, Watched};
+use crate::proto::procfs::{self, Cpu, Traffic};
+use crate::sys::{process, statvfs};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Processes looked at when the busiest ones are wanted.
+const PROCESSES: usize = 8192;
+/// How many of those are told.
+pub const OFFENDERS: usize = 5;
+/// The largest file that is read; a host with a thousand processors has a `stat` of 100 KiB.
+const FILE_BYTES: usize = 1 << 20;
+
+/// A QEMU as it was at the last look.
+#[derive(Clone, Copy)]
+struct Before {
+    ticks: u64,
+    io: Option<Traffic>,
+}
+
+/// See the file's page.
+pub struct Probe {
+    root: String,
+    volumes: Vec<PathBuf>,
+    page: u64,
+    hertz: f64,
+    buffer: Vec<u8>,
+    path: String,
+    looked: Option<Instant>,
+    cpu: Option<Cpu>,
+    network: Option<Traffic>,
+    disks: Option<Traffic>,
+    vms: HashMap<u32, Before>,
+    /// Everybody's processor time, while the busiest are wanted.
+    everybody: HashMap<u32, u64>,
+    everybody_at: Option<Instant>,
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+impl Probe {
+    /// Looks below `root`, which is `/proc`; `volumes` begin with the one of `VM_BASE_DIR`.
+    #[must_use]
+    pub fn new(root: &Path, volumes: Vec<PathBuf>) -> Self {
+        Self {
+            root: root.to_string_lossy().into_owned(),
+            volumes,
+            page: process::page_bytes(),
+            hertz: float(process::ticks_per_second()),
+            buffer: Vec::with_capacity(8192),
+            path: String::new(),
+            looked: None,
+            cpu: None,
+            network: None,
+            disks: None,
+            vms: HashMap::new(),
+            everybody: HashMap::new(),
+            everybody_at: None,
+        }
+    }
+
+    /// Reads a file into the buffer.
+    fn read(&mut self, name: std::fmt::Arguments<'_>) -> Option<&[u8]> {
+        self.path.clear();
+        let _ = write!(self.path, "{}/{name}", self.root);
+        self.buffer.clear();
+        let file = File::open(&self.path).ok()?;
+        file.take(FILE_BYTES as u64).read_to_end(&mut self.buffer).ok()?;
+        Some(&self.buffer)
+    }
+
+    /// Everything, now. QEMUs that are gone are taken off `watched`.
+    pub fn sample(&mut self, watched: &mut BTreeMap<u32, Watched>, now: Instant) -> Sample {
+        let elapsed = self.looked.replace(now).map(|before| (now - before).as_secs_f64()).filter(|s| *s > 0.0);
+        let mut sample = Sample { at: jiff::Timestamp::now().as_second(), ..Sample::default() };
+        if let Some(cpu) = self.read(format_args!("stat")).and_then(procfs::cpu) {
+            sample.cpus = cpu.count;
+            sample.cpu_percent = self.cpu.and_then(|before| cpu.percent_since(&before)).unwrap_or(0.0);
+            self.cpu = Some(cpu);
+        }
+        sample.memory = self.read(format_args!("meminfo")).and_then(procfs::memory).unwrap_or_default();
+        sample.load = self.read(format_args!("loadavg")).and_then(procfs::load).unwrap_or_default();
+        let mut pressure = |what: &str| self.read(format_args!("pressure/{what}")).and_then(procfs::pressure);
+        sample.pressure = Pressure { cpu: pressure("cpu"), memory: pressure("memory"), io: pressure("io") };
+        let network = self.read(format_args!("net/dev")).and_then(procfs::network);
+        sample.network = rates(&mut self.network, network, elapsed);
+        let disks = self.read(format_args!("diskstats")).and_then(procfs::disks);
+        sample.disks = rates(&mut self.disks, disks, elapsed);
+        sample.volumes = self.volumes.iter().filter_map(|path| volume(path)).collect();
+        sample.vms = self.vms(watched, elapsed);
+        sample.own = self.own();
+        sample
+    }
+
+    fn vms(&mut self, watched: &mut BTreeMap<u32, Watched>, elapsed: Option<f64>) -> Vec<VmLoad> {
+        let mut loads = Vec::with_capacity(watched.len());
+        let mut seen = HashMap::with_capacity(watched.len());
+        let (page, hertz) = (self.page, self.hertz);
+        watched.retain(|pid, vm| {
+            let process = self.read(format_args!("{pid}/stat")).and_then(procfs::process);
+            let Some(process) = process.filter(|p| !p.is_dead && p.start == vm.start) else { return false };
+            let io = self.read(format_args!("{pid}/io")).and_then(procfs::io);
+            let before = self.vms.get(pid).copied();
+            let mut io_before = before.and_then(|before| before.io);
+            let ticks = before.map_or(0, |before| process.ticks.saturating_sub(before.ticks));
+            let Rates { rx: read_bps, tx: write_bps } = rates(&mut io_before, io, elapsed);
+            seen.insert(*pid, Before { ticks: process.ticks, io });
+            loads.push(VmLoad {
+                vmid: vm.vmid.clone(),
+                user: vm.user.clone(),
+                pid: *pid,
+                cpu_percent: elapsed.map_or(0.0, |seconds| float(ticks) / hertz / seconds * 100.0),
+                rss: process.pages.saturating_mul(page),
+                threads: process.threads,
+                read_bps,
+                write_bps,
+            });
+            true
+        });
+        self.vms = seen;
+        loads
+    }
+
+    /// This server itself.
+    fn own(&mut self) -> Option<Own> {
+        let hertz = self.hertz;
+        let boot = self.read(format_args!("stat")).and_then(procfs::boot_time)?;
+        let process = self.read(format_args!("self/stat")).and_then(procfs::process)?;
+        let max_fds = self.read(format_args!("self/limits")).and_then(procfs::open_files_limit);
+        let fds = std::fs::read_dir(format!("{}/self/fd", self.root)).map_or(0, Iterator::count);
+        Some(Own {
+            cpu_seconds: float(process.ticks) / hertz,
+            rss: process.pages.saturating_mul(self.page),
+            threads: process.threads,
+            fds,
+            max_fds,
+            started: float(boot) + float(process.start) / hertz,
+        })
+    }
+
+    /// Looks at every process of the host; those with the most processor time since the last such look, and those with the most memory.
+    /// The first look after a pause knows no rates yet.
+    pub fn offenders(&mut self, now: Instant) -> (Vec<Offender>, Vec<Offender>) {
+        let elapsed = self.everybody_at.replace(now).map(|before| (now - before).as_secs_f64()).filter(|s| *s > 0.0);
+        let Ok(entries) = std::fs::read_dir(&self.root) else { return Default::default() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let pids: Vec<u32> = pids.take(PROCESSES).collect();
+        let mut ticks = HashMap::with_capacity(pids.len());
+        let mut all = Vec::with_capacity(pids.len());
+        for pid in pids {
+            let Some(process) = self.read(format_args!("{pid}/stat")).and_then(procfs::process) else { continue };
+            let since = self.everybody.get(&pid).map(|before| process.ticks.saturating_sub(*before));
+            let cpu = elapsed.zip(since).map_or(0.0, |(s, ticks)| float(ticks) / self.hertz / s * 100.0);
+            ticks.insert(pid, process.ticks);
+            all.push(Offender {
+                pid,
+                name: process.name,
+                cpu_percent: cpu,
+                rss: process.pages.saturating_mul(self.page),
+            });
+        }
+        self.everybody = ticks;
+        let most = |by: fn(&Offender) -> f64| {
+            let mut all = all.clone();
+            all.sort_by(|a, b| by(b).total_cmp(&by(a)));
+            all.truncate(OFFENDERS);
+            all.retain(|one| by(one) > 0.0);
+            all
+        };
+        (most(|one| one.cpu_percent.round()), most(|one| float(one.rss)))
+    }
+
+    /// Nobody asks who is busiest any more.
+    pub fn forget_offenders(&mut self) {
+        self.everybody = HashMap::new();
+        self.everybody_at = None;
+    }
+}
+
+/// Bytes a second since the look before, which is replaced.
+fn rates(before: &mut Option<Traffic>, now: Option<Traffic>, elapsed: Option<f64>) -> Rates {
+    let then = std::mem::replace(before, now);
+    match (then, now, elapsed) {
+        (Some(then), Some(now), Some(seconds)) => Rates {
+            rx: float(now.rx.saturating_sub(then.rx)) / seconds,
+            tx: float(now.tx.saturating_sub(then.tx)) / seconds,
+        },
+        _ => Rates::default(),
+    }
+}
+
+fn volume(path: &Path) -> Option<Volume> {
+    let space = statvfs::space(path).ok()?;
+    Some(Volume {
+        path: path.to_owned(),
+        total: space.total,
+        free: space.free,
+        percent: procfs::ratio(space.total.saturating_sub(space.free), space.total) * 100.0,
+        inodes_percent: procfs::ratio(space.inodes.saturating_sub(space.inodes_free), space.inodes) * 100.0,
+    })
+}
+
+#[cfg(test)]
+#[path = "probe_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,161 @@
+//! `/metrics` for Prometheus: what was counted, and what is looked up now. Nothing in here waits for long: what cannot be had is left out.
+
+use super::{Req, session};
+use crate::db::{State, ports};
+use crate::house::{Cx, House};
+use crate::metrics::text::{Kind, Page};
+use crate::net::response::{Body, Response};
+use crate::proto::problem::Problem;
+use crate::sampler::rules::Kind as Rule;
+use crate::sampler::{Own, Sample};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+/// `GET /metrics`.
+pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let admin = matches!(session::authenticate(&cx, &req).await, Ok(Some(caller)) if caller.is_admin());
+    if !admin && !req.ip.is_loopback() {
+        return Err(Problem::forbidden("admin_only", "Only administrators and this host itself may read metrics."));
+    }
+    // Asked for before the page is begun: the numbers on it are of one moment.
+    let ports = match cx.db.state() {
+        State::Ready => cx.db(ports::counts(&cx.db)).await.ok(),
+        _ => None,
+    };
+    let mut page = Page::default();
+    let version = env!("CARGO_PKG_VERSION");
+    page.family("vmshare_build_info", Kind::Gauge, "Which version runs.").value(&[("version", version)], 1.0);
+    cx.metrics.write(&mut page, cx.now());
+    machines(&mut page, &cx, ports.as_deref());
+    relays(&mut page, &cx);
+    queues(&mut page, &cx);
+    alerts(&mut page, &cx);
+    if let Some(report) = cx.host.report() {
+        host(&mut page, &report.sample);
+        if let Some(own) = report.sample.own {
+            process(&mut page, &own);
+        }
+    }
+    let mut response = Response::empty(200).with("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    response.body = Body::Bytes(page.into_text().into_bytes());
+    Ok(response)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn float(count: usize) -> f64 {
+    count as f64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn bytes(count: u64) -> f64 {
+    count as f64
+}
+
+fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
+    use Kind::Gauge;
+    page.one("vmshare_vms", Gauge, "Live VMs.", float(cx.vms.len()));
+    page.one("vmshare_launching", Gauge, "Launches under way.", float(cx.launches.len()));
+    let paused = f64::from(u8::from(cx.host.pause().is_some()));
+    page.one("vmshare_launches_paused", Gauge, "1 while an alert refuses launches.", paused);
+    page.one("vmshare_uploads_active", Gauge, "Uploads that are being worked on.", float(cx.uploads.active()));
+    let up = f64::from(u8::from(ports.is_some()));
+    page.one("vmshare_db_up", Gauge, "1 while the database answers.", up);
+    let mut family = page.family("vmshare_ports", Gauge, "Ports by kind and state; a VM takes one of each kind.");
+    for count in ports.unwrap_or_default() {
+        for (state, number) in [("free", count.free), ("used", count.used), ("cooling", count.cooling)] {
+            family.value(&[("kind", &count.kind), ("state", state)], bytes(u64::try_from(number).unwrap_or(0)));
+        }
+    }
+}
+
+fn relays(page: &mut Page, cx: &House) {
+    use Kind::{Counter, Gauge};
+    let viewers: u32 = cx.vms.all().iter().map(|vm| vm.viewers.get()).sum();
+    page.one("vmshare_relays", Gauge, "Open screens and terminals.", viewers.into());
+    let meter = &cx.relayed;
+    let help = "Payload of screens and terminals, to browsers (down) and to VMs (up).";
+    let mut family = page.family("vmshare_relay_bytes_total", Counter, help);
+    family.value(&[("direction", "down")], bytes(meter.down.get()));
+    family.value(&[("direction", "up")], bytes(meter.up.get()));
+    let help = "Time in which a relay's source waited for its reader, added over all relays.";
+    let mut family = page.family("vmshare_relay_stalled_seconds_total", Counter, help);
+    family.value(&[("direction", "down")], meter.down_stalled.get().as_secs_f64());
+    family.value(&[("direction", "up")], meter.up_stalled.get().as_secs_f64());
+}
+
+fn queues(page: &mut Page, cx: &House) {
+    let mut family = page.family("vmshare_queue_depth", Kind::Gauge, "What waits, by queue.");
+    let waiting = cx.sampler.told.waiting.load(Ordering::Relaxed);
+    for (queue, depth) in [
+        ("db", cx.db.depth()),
+        ("disk", cx.disk.depth()),
+        ("store", cx.store.depth()),
+        ("hash", cx.hash.depth()),
+        ("launch", cx.launches.waiting()),
+        ("telegram", usize::try_from(waiting).unwrap_or(usize::MAX)),
+    ] {
+        family.value(&[("queue", queue)], float(depth));
+    }
+}
+
+fn alerts(page: &mut Page, cx: &House) {
+    use Kind::{Counter, Gauge};
+    let report = cx.host.report();
+    let mut family = page.family("vmshare_alerts_firing", Gauge, "Alerts that fire now, by rule.");
+    for rule in Rule::ALL {
+        let count = report.as_ref().and_then(|report| report.firing.get(&rule)).copied().unwrap_or(0);
+        family.value(&[("rule", rule.name())], bytes(count));
+    }
+    let mut family = page.family("vmshare_alerts_total", Counter, "Alerts told, repetitions included, by rule.");
+    cx.host.fired.borrow().iter().for_each(|(rule, count)| family.value(&[("rule", rule)], bytes(*count)));
+    let told = &cx.sampler.told;
+    let read = |counter: &std::sync::atomic::AtomicU64| bytes(counter.load(Ordering::Relaxed));
+    let mut family = page.family("vmshare_telegram_messages_total", Counter, "Messages to Telegram by outcome.");
+    family.value(&[("result", "sent")], read(&told.sent));
+    family.value(&[("result", "lost")], read(&told.lost));
+    let help = "Calls of Telegram that did not work; most are tried again.";
+    page.one("vmshare_telegram_failures_total", Counter, help, read(&told.failed));
+}
+
+fn host(page: &mut Page, sample: &Sample) {
+    use Kind::Gauge;
+    page.one("vmshare_host_cpu_ratio", Gauge, "Processors of the host in use.", sample.cpu_percent / 100.0);
+    page.one("vmshare_host_cpus", Gauge, "Processors of the host.", sample.cpus.into());
+    page.one("vmshare_host_load1", Gauge, "Load of the host over one minute.", sample.load[0]);
+    page.one("vmshare_host_memory_bytes", Gauge, "Memory of the host.", bytes(sample.memory.total));
+    let help = "Memory of the host that can be given out without swapping.";
+    page.one("vmshare_host_memory_available_bytes", Gauge, help, bytes(sample.memory.available));
+    let help = "Share of the last ten seconds in which some task waited.";
+    let mut family = page.family("vmshare_host_pressure_ratio", Gauge, help);
+    let pressure = [("cpu", sample.pressure.cpu), ("memory", sample.pressure.memory), ("io", sample.pressure.io)];
+    for (resource, percent) in pressure {
+        if let Some(percent) = percent {
+            family.value(&[("resource", resource)], percent / 100.0);
+        }
+    }
+    let paths: Vec<_> = sample.volumes.iter().map(|volume| volume.path.to_string_lossy()).collect();
+    let volumes = || paths.iter().zip(&sample.volumes);
+    let mut family = page.family("vmshare_volume_bytes", Gauge, "Size of a volume.");
+    volumes().for_each(|(path, volume)| family.value(&[("path", path)], bytes(volume.total)));
+    let mut family = page.family("vmshare_volume_free_bytes", Gauge, "What is left of a volume.");
+    volumes().for_each(|(path, volume)| family.value(&[("path", path)], bytes(volume.free)));
+    let mut family = page.family("vmshare_volume_inodes_used_ratio", Gauge, "Inodes of a volume in use.");
+    volumes().for_each(|(path, volume)| family.value(&[("path", path)], volume.inodes_percent / 100.0));
+    let cpu: f64 = sample.vms.iter().map(|vm| vm.cpu_percent / 100.0).sum();
+    page.one("vmshare_vms_cpu_ratio", Gauge, "Processors in use by all QEMUs together; 1 is one processor.", cpu);
+    let rss = sample.vms.iter().map(|vm| vm.rss).sum();
+    page.one("vmshare_vms_memory_bytes", Gauge, "Memory in use by all QEMUs together.", bytes(rss));
+}
+
+/// Under the names that every Prometheus client has.
+fn process(page: &mut Page, own: &Own) {
+    use Kind::{Counter, Gauge};
+    page.one("process_cpu_seconds_total", Counter, "Processor time of this server.", own.cpu_seconds);
+    page.one("process_resident_memory_bytes", Gauge, "Memory of this server.", bytes(own.rss));
+    page.one("process_open_fds", Gauge, "Open files of this server.", float(own.fds));
+    if let Some(most) = own.max_fds {
+        page.one("process_max_fds", Gauge, "Files this server may open.", bytes(most));
+    }
+    page.one("process_threads", Gauge, "Threads of this server.", bytes(own.threads));
+    page.one("process_start_time_seconds", Gauge, "When this server started, since 1970.", own.started);
+}

@@ -1,0 +1,190 @@
+//! Who did what: every change leaves a line in the audit trail, and the log says of each line who and which VM.
+
+mod common;
+
+use common::{Server, image, stand_in, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+
+/// For the stand-in's script; see there.
+#[test]
+fn stand_in_for_qemu() {
+    stand_in::play();
+}
+
+/// Every action of [`changes`], and by the command line.
+const ACTIONS: [&str; 22] = [
+    "add user",
+    "create disk",
+    "delete disk",
+    "delete image",
+    "grow disk",
+    "invite",
+    "keep vm",
+    "login",
+    "logout",
+    "password",
+    "password by hand",
+    "promote",
+    "restart vm",
+    "resume vm",
+    "revoke",
+    "share",
+    "signup",
+    "start vm",
+    "stop vm",
+    "stop vm by admin",
+    "throw upload away",
+    "upload",
+];
+
+fn server() -> Server {
+    let folder = common::folder();
+    let qemu = stand_in::install(folder.path(), "disk-full");
+    let top =
+        format!("tls = \"off\"\nlog_format = \"json\"\nstop_vms_on_exit = true\naccel = \"tcg\"\nqemu_bin = {qemu:?}");
+    fs::write(folder.path().join("vmshare.toml"), common::settings(&folder.path().join("b"), &top, "", ""))
+        .expect("settings");
+    Server::run(folder)
+}
+
+fn send(server: &Server, token: &str, head: &str, body: &[u8]) -> common::Answer {
+    let mut socket = server.connect();
+    let length = body.len();
+    write!(
+        socket,
+        "{head}Authorization: Bearer {token}\r\nHost: h\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+    .expect("head");
+    socket.write_all(body).expect("body");
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).expect("an answer");
+    common::Answer::parse(&answer)
+}
+
+/// Changes everything there is to change, as `alice`; her VM's id.
+fn changes(server: &Server, admin: &str) -> String {
+    let alice = server.sign_up("alice");
+    let good = |method: &str, path: &str, body: Value| {
+        let answer = server.call(method, path, &alice, &body);
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        answer.json
+    };
+    let vm = server.launch(&alice);
+    let vmid = vm["vmid"].as_str().expect("vmid").to_owned();
+    until("its disk is full", || {
+        (server.call("GET", &format!("/vms/{vmid}"), &alice, &Value::Null).json["paused"] == "disk full").then_some(())
+    });
+    good("POST", &format!("/vms/{vmid}/resume"), Value::Null);
+    good("POST", &format!("/vms/{vmid}/keep"), Value::Null);
+    good("POST", &format!("/vms/{vmid}/restart"), json!({"mode": "reset"}));
+    let share = good("POST", &format!("/vms/{vmid}/shares"), Value::Null)["share"]["id"].clone();
+    good("DELETE", &format!("/vms/{vmid}/shares/{}", share.as_str().expect("id")), Value::Null);
+    good("POST", &format!("/vms/{vmid}/stop"), json!({"force": true}));
+    let second = server.launch(&alice);
+    assert_eq!(server.stop(admin, &second)["state"], "stopped");
+    good("POST", "/disks", json!({"name": "work", "size_gb": 1}));
+    good("POST", "/disks/work/grow", json!({"size_gb": 2}));
+    good("DELETE", "/disks/work", Value::Null);
+    let head = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.iso\"\r\n\r\n";
+    let form = [head, fs::read(image()).expect("image").as_slice(), b"\r\n--XX--\r\n"].concat();
+    let answer =
+        send(server, &alice, "POST /upload HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=XX\r\n", &form);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    good("DELETE", "/isos/a.iso", Value::Null);
+    let tus = "Tus-Resumable: 1.0.0\r\n";
+    let make = format!(
+        "POST /uploads/ HTTP/1.1\r\n{tus}Upload-Length: 20000000\r\nUpload-Metadata: filename dGlueS5pc28=\r\n"
+    );
+    let place = send(server, &alice, &make, b"").header("location").expect("its place").to_owned();
+    assert_eq!(send(server, &alice, &format!("DELETE {place} HTTP/1.1\r\n{tus}"), b"").status, 204);
+    good("POST", "/auth/password", json!({"current": "correct horse", "new": "another horse"}));
+    good("POST", "/auth/logout", Value::Null);
+    vmid
+}
+
+#[test]
+fn every_change_is_in_the_audit_trail_with_who_from_where_and_what() {
+    let server = server();
+    let admin = common::admin(&server);
+    changes(&server, &admin);
+    for (args, input) in [
+        (&["user", "add", "--email", "bob@example.org", "--password-stdin"][..], "correct horse\n"),
+        (&["user", "passwd", "bob", "--password-stdin"], "another horse\n"),
+        (&["user", "invite", "--uses", "3"], ""),
+    ] {
+        let output = server.command(args, input);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut database = server.database();
+    let rows = database
+        .query(
+            "select a.action, u.login, a.ip, a.target, a.detail from audit a left join users u on u.id = a.user_id",
+            &[],
+        )
+        .expect("rows");
+    let mut seen: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let (action, login): (String, Option<String>) = (row.get(0), row.get(1));
+            let (ip, target): (String, String) = (row.get(2), row.get(3));
+            assert!(!target.is_empty(), "{action} has no target");
+            match (action.as_str(), login.as_deref(), ip.as_str()) {
+                ("password", None, "command line") => "password by hand".to_owned(),
+                ("add user" | "promote" | "invite", None, "command line") => action,
+                ("stop vm", Some("root"), "127.0.0.1") => "stop vm by admin".to_owned(),
+                (_, Some(_), "127.0.0.1") => action,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, ACTIONS);
+    server.end();
+}
+
+#[test]
+fn each_line_of_the_log_says_who_and_which_vm_and_holds_no_secret() {
+    let server = server();
+    let admin = common::admin(&server);
+    let vmid = changes(&server, &admin);
+    let token = fs::read_to_string(server.folder.as_ref().expect("it runs").path().join("token-alice")).expect("token");
+    server.wait_for_log("/auth/logout");
+    let said = server.said();
+    for secret in [token.as_str(), &admin, "correct horse", "another horse"] {
+        assert!(!said.contains(secret), "{secret:?} is in the log");
+    }
+    let lines: Vec<Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect();
+    let has = |line: &Value, key: &str, wanted: &str| line[key].as_str() == Some(wanted);
+    for (message, keys) in [
+        ("POST /run-iso 200", &["vmid", "user", "req"][..]),
+        (&*format!("POST /vms/{vmid}/stop 200"), &["vmid", "user", "req"]),
+        ("POST /disks 201", &["user", "req"]),
+        ("POST /auth/signup 201", &["req"]),
+        ("vm running pid=", &["vmid", "user"]),
+        ("vm stopped: stopped by user", &["vmid", "user"]),
+        ("qemu: running 1 test", &["vmid", "user"]),
+        ("vm restarted: reset", &["vmid", "user", "req"]),
+        ("image a.iso of ", &["user", "req"]),
+    ] {
+        let line = lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains(message)));
+        let line = line.unwrap_or_else(|| panic!("nobody said {message:?} in {said}"));
+        assert!(has(line, "level", "info") && line["time"].is_string(), "{line}");
+        for key in keys {
+            let good = match *key {
+                "user" => has(line, "user", "alice"),
+                "vmid" => line["vmid"].as_str().is_some_and(|id| id.len() == 12),
+                _ => line[key].as_str().is_some_and(|id| id.len() == 8),
+            };
+            assert!(good, "{key} is not right in {line}");
+        }
+    }
+    // Who is not signed in is nobody, and what is no VM is none.
+    let health =
+        lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains("GET /readyz 200")));
+    assert!(health.is_some_and(|line| line["user"].is_null() && line["vmid"].is_null()), "{health:?}");
+    server.end();
+}

@@ -1,0 +1,158 @@
+//! `/metrics` as Prometheus reads it, and what hangs on its names: the dashboard and the alert rules under `conf`.
+
+mod common;
+
+use common::{Server, image, until};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn conf(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name)
+}
+
+/// What promtool says of `input`; nothing when all is good.
+fn promtool(args: &[&str], input: &str) -> String {
+    let mut child = Command::new("promtool")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of Debian's package prometheus; conf/setup --tests installs it");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("input");
+    let output = child.wait_with_output().expect("output");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "promtool {args:?}: {said}");
+    said
+}
+
+fn metrics(server: &Server) -> String {
+    let answer = server.call("GET", "/metrics", "", &Value::Null);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    String::from_utf8(answer.body).expect("text")
+}
+
+/// The value of a series, by its beginning.
+fn value(text: &str, series: &str) -> f64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("{series} is not in\n{text}"))
+}
+
+/// Our names in an expression, without the parts of histograms.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let ours = words.filter(|word| word.starts_with("vmshare_") || word.starts_with("process_"));
+    ours.map(|name| {
+        ["_bucket", "_sum", "_count"].iter().fold(name, |n, end| n.strip_suffix(end).unwrap_or(n)).to_owned()
+    })
+    .collect()
+}
+
+#[test]
+fn what_happens_is_counted_and_prometheus_reads_it() {
+    let server = Server::with(
+        "tls = \"off\"\nstop_vms_on_exit = true",
+        "[alerts]\nsample_seconds = 1\nfor_seconds = 0\nmemory_percent = 1\npause_launches = false",
+        "",
+    );
+    let user = server.sign_up("alice");
+    let vm = server.launch(&user);
+    let mut screen = server.screen(&user, &vm);
+    common::shake_hands(&mut screen);
+    let head = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.iso\"\r\n\r\n";
+    let form = [head, fs::read(image()).expect("image").as_slice(), b"\r\n--XX--\r\n"].concat();
+    let mut socket = server.connect();
+    write!(
+        socket,
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {user}\r\nContent-Type: multipart/form-data; boundary=XX\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        form.len()
+    )
+    .expect("head");
+    socket.write_all(&form).expect("body");
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut socket, &mut answer).expect("an answer");
+    assert_eq!(server.call("GET", "/vms/c9a2f1c9a2f1", &user, &Value::Null).status, 404);
+    let text = until("the host was measured and an alert told", || {
+        let all = |text: &String| {
+            text.contains("vmshare_alerts_total{rule=\"memory\"} 1") && !text.contains("vmshare_vms_memory_bytes 0\n")
+        };
+        Some(metrics(&server)).filter(all)
+    });
+    assert_eq!(promtool(&["check", "metrics"], &text), "", "promtool has something to say");
+    let is = |series: &str, wanted: f64| assert_eq!(value(&text, series), wanted, "{series}");
+    is("vmshare_vms", 1.0);
+    is("vmshare_relays", 1.0);
+    is("vmshare_launches_total{result=\"started\"}", 1.0);
+    is("vmshare_launch_seconds_count", 1.0);
+    is("vmshare_http_requests_total{method=\"GET\",route=\"/vms/{vmid}\",status=\"404\"}", 1.0);
+    is("vmshare_http_request_seconds_count{route=\"/run-iso\"}", 1.0);
+    is("vmshare_uploads_total{result=\"done\"}", 1.0);
+    is("vmshare_ports{kind=\"vnc\",state=\"used\"}", 1.0);
+    is("vmshare_ports{kind=\"vnc\",state=\"free\"}", 98.0);
+    is("vmshare_alerts_firing{rule=\"memory\"}", 1.0);
+    is("vmshare_db_up", 1.0);
+    is("vmshare_panics_total", 0.0);
+    let more = |series: &str, than: f64| assert!(value(&text, series) > than, "{series} is {}", value(&text, series));
+    more("vmshare_upload_bytes_total", 10e6);
+    more("vmshare_relay_bytes_total{direction=\"down\"}", 11.0);
+    more("vmshare_relay_bytes_total{direction=\"up\"}", 11.0);
+    more("vmshare_connections_accepted_total", 4.0);
+    more("vmshare_loop_turn_seconds_count", 10.0);
+    more("vmshare_loop_lag_seconds_count", 0.0);
+    more("vmshare_loop_slowest_turn_seconds", 0.0);
+    more("vmshare_db_seconds_count", 3.0);
+    more("process_resident_memory_bytes", 1e6);
+    more("process_open_fds", 5.0);
+    more("process_start_time_seconds", 1.7e9);
+    more("vmshare_host_memory_bytes", 1e8);
+    more("vmshare_vms_memory_bytes", 1e7);
+    let volume = format!("vmshare_volume_free_bytes{{path=\"{}\"}}", server.base().display());
+    more(&volume, 1e6);
+    let told: BTreeSet<String> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect();
+    let dashboard = fs::read_to_string(conf("grafana/vmshare.json")).expect("dashboard");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let rules = fs::read_to_string(conf("prometheus/vmshare.rules.yml")).expect("rules");
+    let wanted: BTreeSet<String> = names(&dashboard.to_string()).union(&names(&rules)).cloned().collect();
+    let unknown: Vec<&String> = wanted.difference(&told).collect();
+    assert_eq!(unknown, [""; 0], "the dashboard or a rule asks for what /metrics does not tell");
+    assert!(wanted.len() > 30, "{wanted:?}");
+    let unseen: Vec<&String> = told.difference(&wanted).collect();
+    assert_eq!(unseen, [""; 0], "told, and on no graph and in no rule");
+    drop(screen);
+    server.stop(&user, &vm);
+    server.end();
+}
+
+#[test]
+fn the_alert_rules_and_the_queries_of_the_dashboard_are_promql() {
+    let rules = conf("prometheus/vmshare.rules.yml");
+    let said = promtool(&["check", "rules", rules.to_str().expect("a path")], "");
+    assert!(said.contains("SUCCESS: 11 rules found"), "{said}");
+    let dashboard = fs::read_to_string(conf("grafana/vmshare.json")).expect("dashboard");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    // Each query as the expression of a rule, with Grafana's variables filled in.
+    let rules: Vec<Value> = targets
+        .enumerate()
+        .map(|(n, target)| {
+            let query =
+                target["expr"].as_str().expect("a query").replace("$__rate_interval", "1m").replace("$instance", ".*");
+            json!({"record": format!("query:{n}"), "expr": query})
+        })
+        .collect();
+    assert!(rules.len() > 40, "{}", rules.len());
+    let folder = common::folder();
+    let file = folder.path().join("queries.yml");
+    // JSON is YAML.
+    fs::write(&file, json!({"groups": [{"name": "queries", "rules": rules}]}).to_string()).expect("file");
+    promtool(&["check", "rules", file.to_str().expect("a path")], "");
+}
