@@ -132,7 +132,7 @@ const PROFILE_MISTAKES: &[(&str, &str)] = &[
         "max_memory_mb: 1024 is less than default_memory_mb, which is 2048; write at least 2048, or lower default_memory_mb",
     ),
     ("max_cpus = 1", "max_cpus: 1 is less than default_cpus, which is 2; write at least 2, or lower default_cpus"),
-    ("network = 'lan'", "network: \"lan\" is none of the choices; write one of none|restricted|internet"),
+    ("network = 'lan'", "network: \"lan\" is not known; write one of none|restricted|internet"),
     ("idle_minutes = -1", "idle_minutes: -1 is out of range; write a number of minutes from 0 to 525600"),
     ("idle_minutes = nan", "idle_minutes: nan is out of range; write a number of minutes from 0 to 525600"),
     (
