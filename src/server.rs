@@ -462,6 +462,9 @@ impl Server {
                     open.conn.relay().is_some_and(|(relay, _)| match &which {
                         Which::Vm(vmid) => relay.ticket().group == vmid.number(),
                         Which::Sessions(tokens) => tokens.contains(&relay.ticket().session),
+                        Which::Viewer(vmid, token) => {
+                            relay.ticket().group == vmid.number() && relay.ticket().session == *token
+                        }
                     })
                 };
                 let ids: Vec<u64> =

@@ -191,6 +191,12 @@ fn machine(asker: &mut Asker<'_>) {
     asker.good("DELETE", "/vms/{vmid}/snapshots/{name}", &[&id, "now"], &Value::Null);
     let made = asker.good("POST", "/vms/{vmid}/shares", &[&id], &json!({"minutes": 5}));
     asker.good("GET", "/vms/{vmid}/shares", &[&id], &Value::Null);
+    let screen = asker.server.screen(&asker.token, &vm);
+    let seen = asker.good("GET", "/connections/{vmid}", &[&id], &Value::Null);
+    let viewer = seen["who"][0]["id"].to_string();
+    asker.good("POST", "/vms/{vmid}/viewers/{id}", &[&id, &viewer], &json!({"control": true}));
+    asker.good("DELETE", "/vms/{vmid}/viewers/{id}", &[&id, &viewer], &Value::Null);
+    drop(screen);
     asker.good("DELETE", "/vms/{vmid}/shares/{id}", &[&id, made["share"]["id"].as_str().expect("id")], &Value::Null);
     asker.good("POST", "/vms/{vmid}/keep", &[&id], &Value::Null);
     asker.good("POST", "/vms/{vmid}/resume", &[&id], &Value::Null);
@@ -213,7 +219,7 @@ fn a_real_server_answers_as_it_is_described() {
     asker.good("POST", "/auth/logout", &[], &Value::Null);
     let api = asker.api;
     // A stream without an end and a websocket; tests/vms.rs and tests/screens.rs read those.
-    let elsewhere = ["GET /events", "GET /ws/{http_port}", "GET /ws/{http_port}/serial"];
+    let elsewhere = ["GET /events", "GET /vms/{vmid}/events", "GET /ws/{http_port}", "GET /ws/{http_port}/serial"];
     let unseen: Vec<String> = api
         .operations()
         .map(|(method, path, _)| format!("{method} {path}"))

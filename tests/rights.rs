@@ -31,6 +31,11 @@ const fn vm(status: u16) -> Statuses {
     [401, 401, 404, 404, status, status]
 }
 
+/// Looking at a student's VM: teachers too.
+const fn watched(status: u16) -> Statuses {
+    [401, 401, 404, status, status, status]
+}
+
 /// About a disk, an upload or an image, which go by names of the owner's own.
 const fn own(status: u16) -> Statuses {
     [401, 401, 404, 404, 404, status]
@@ -40,9 +45,9 @@ const fn admin(status: u16) -> Statuses {
     [401, 401, 403, 403, status, 403]
 }
 
-/// By their owner, administrators, and who has a link.
-const fn console() -> Statuses {
-    [401, 101, 404, 404, 101, 101]
+/// By their owner, administrators, teachers, and who has a link.
+const fn console(status: u16) -> Statuses {
+    [401, status, 404, status, status, status]
 }
 
 /// Route, body ("{who}" is the caller), statuses. In an order in which what a row needs is there: a changed password and a log-out come last.
@@ -67,10 +72,13 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /admin/host", "", admin(200)),
     ("GET /admin/load", "", admin(200)),
     ("GET /admin/alerts", "", admin(200)),
-    ("GET /vms/{vmid}", "", vm(200)),
-    ("GET /connections/{vmid}", "", vm(200)),
-    ("GET /ws/{http_port}", "", console()),
-    ("GET /ws/{http_port}/serial", "", console()),
+    ("GET /vms/{vmid}", "", watched(200)),
+    ("GET /connections/{vmid}", "", watched(200)),
+    ("GET /ws/{http_port}", "", console(101)),
+    ("GET /ws/{http_port}/serial", "", console(101)),
+    ("GET /vms/{vmid}/events", "", console(200)),
+    ("POST /vms/{vmid}/viewers/{id}", r#"{"control": true}"#, vm(200)),
+    ("DELETE /vms/{vmid}/viewers/{id}", "", vm(204)),
     ("POST /vms/{vmid}/keep", "", vm(200)),
     ("POST /vms/{vmid}/resume", "", vm(200)),
     ("GET /vms/{vmid}/snapshots", "", vm(200)),
@@ -118,6 +126,8 @@ struct World {
     vm: Value,
     link: String,
     upload: String,
+    /// Somebody who looks by the link.
+    guest: Option<tungstenite::WebSocket<std::net::TcpStream>>,
 }
 
 impl World {
@@ -134,7 +144,8 @@ impl World {
         assert_eq!(me.json["user"]["role"], json!("teacher"));
         let (admin, owner) = (common::admin(&server), server.sign_up("owner"));
         let tokens = vec![String::new(), String::new(), stranger, teacher, admin, owner];
-        let mut world = Self { server, tokens, vm: Value::Null, link: String::new(), upload: String::new() };
+        let mut world =
+            Self { server, tokens, vm: Value::Null, link: String::new(), upload: String::new(), guest: None };
         world.start();
         world
     }
@@ -173,6 +184,12 @@ impl World {
             let path = format!("/vms/{}/snapshots", self.vmid());
             there(&self.server.call("POST", &path, &self.tokens[5], &json!({"name": "now"})));
             real.replace("{name}", "now")
+        } else if real.contains("/viewers/") {
+            let path = format!("/ws/{}?share={}", self.vm["http_port"], self.link);
+            self.guest = Some(self.server.websocket(&path, &[]).expect("the link lets him in"));
+            let seen = self.owner("GET", &format!("/connections/{}", self.vmid()), &Value::Null);
+            let who = seen.json["who"].as_array().expect("who").iter().find(|who| who["kind"] == "link").cloned();
+            real.replace("{id}", &who.expect("the guest")["id"].to_string())
         } else if real.contains("/shares/") {
             real.replace("{id}", &self.share().0)
         } else if real.starts_with("/disks/") {
@@ -279,7 +296,7 @@ fn every_route_answers_everybody_as_its_row_says() {
 }
 
 fn is_endless_route(path: &str) -> bool {
-    path == "/events" || path.starts_with("/ws/")
+    path.ends_with("/events") || path.starts_with("/ws/")
 }
 
 /// Stops the VM of one caller.
@@ -319,7 +336,8 @@ fn what_is_somebody_elses_cannot_be_named_in_a_body_and_is_in_no_list() {
     // Everyone's are for administrators; who else asks gets his own.
     let all = |caller: usize| world.server.call("GET", "/vms?all=1", &world.tokens[caller], &Value::Null).json;
     assert_eq!(all(4)["vms"][0]["vmid"], world.vm["vmid"]);
-    assert_eq!((&all(2)["vms"], &all(3)["vms"]), (&json!([]), &json!([])));
+    assert_eq!(all(3)["vms"][0]["vmid"], world.vm["vmid"], "students' are for teachers");
+    assert_eq!(all(2)["vms"], json!([]));
     // A link opens the consoles of its own VM and of no other.
     let other = world.server.launch(&world.tokens[2]);
     let address = format!("/ws/{}?share={}", other["http_port"], world.link);

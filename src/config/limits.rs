@@ -86,6 +86,10 @@ settings! {
         disk_job_seconds: u64 = "120", 1..=86_400;
         /// How long the files of what has ended are kept before the janitor removes them, in hours.
         leftover_hours: u32 = "24", 0..=8760;
+        /// How long it is kept what happened to VMs and who looked at them, in days.
+        event_days: u32 = "90", 1..=36_500;
+        /// How long it is kept who changed what (the audit trail), in days.
+        audit_days: u32 = "365", 1..=36_500;
         /// What is kept of a VM's serial console for terminals that open later, in KB of memory for each VM.
         serial_scrollback_kb: usize = "256", 1..=65_536;
         /// Links to the consoles of one VM that are valid at the same time.

@@ -168,3 +168,28 @@ pub(super) fn vm_now(conn: &mut Conn, vmid: &str, kind: &str, detail: &str) -> R
     conn.execute(include_str!("../../sql/events/vm.sql"), &[&vmid, &kind, &detail])?;
     Ok(())
 }
+
+/// What is kept for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trail {
+    /// What happened to VMs.
+    Vms,
+    /// Who looked at them.
+    Connections,
+    /// Who changed what.
+    Audit,
+}
+
+/// Removes at most `most` of the lines that are older than so many days, the oldest first; how many there were.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn trim(db: &Db, trail: Trail, days: u32, most: i64) -> Result<u64, Error> {
+    let sql = match trail {
+        Trail::Vms => include_str!("../../sql/events/trim_vm_events.sql"),
+        Trail::Connections => include_str!("../../sql/events/trim_connection_events.sql"),
+        Trail::Audit => include_str!("../../sql/events/trim_audit.sql"),
+    };
+    let days = i32::try_from(days).unwrap_or(i32::MAX);
+    db.call(move |conn| conn.execute(sql, &[&days, &most])).await
+}

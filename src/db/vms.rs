@@ -69,6 +69,8 @@ pub struct VmRow {
     pub user_id: String,
     /// The owner's login name.
     pub user_login: String,
+    /// The owner's role.
+    pub user_role: String,
     /// The profile's name.
     pub profile: String,
     /// The image's file name.
@@ -115,6 +117,7 @@ impl VmRow {
             vmid: row.get("vmid"),
             user_id: row.get("user_id"),
             user_login: row.get("login"),
+            user_role: row.get("role"),
             profile: row.get("profile"),
             iso: row.get("iso"),
             persistence: row.get("persistence"),
@@ -441,9 +444,10 @@ pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Before) -> 
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn list_all(db: &Db, limit: i64, before: Before) -> Result<Vec<VmRow>, Error> {
+pub async fn list_all(db: &Db, limit: i64, before: Before, teacher: Option<String>) -> Result<Vec<VmRow>, Error> {
     let (live, at) = before.unzip();
-    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &live, &at]))).await
+    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &live, &at, &teacher])))
+        .await
 }
 
 fn rows(rows: Result<Vec<Row>, Error>) -> Result<Vec<VmRow>, Error> {

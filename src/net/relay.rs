@@ -92,6 +92,8 @@ pub struct Ticket {
     pub group: u64,
     /// The hash of the session token it was opened with.
     pub session: [u8; 32],
+    /// Whether what the browser sends may change anything; it may be given and taken at any moment.
+    pub control: Rc<Cell<bool>>,
     /// What it counts.
     pub meter: Rc<Meter>,
     /// Called once, when the relay is dropped, with the reason if there is one.
@@ -103,30 +105,25 @@ pub type OnEnd = Box<dyn FnOnce(Option<&End>)>;
 
 /// What is known of the bytes a browser sends.
 pub enum Tracker {
-    /// They are RFB.
-    Rfb(ClientTracker),
-    /// They are typed, all of them.
+    /// They are RFB; of who only looks no more goes on than what asks for pictures, with room for that.
+    Screen(ClientTracker, Vec<u8>),
+    /// They are typed, all of them; of who only looks nothing goes on.
     Typed,
-    /// They are RFB, and only what asks for pictures is let through; with room for that.
-    Looks(ClientTracker, Vec<u8>),
-    /// Nothing is let through.
-    Mute,
 }
 
 impl Tracker {
     /// What of `payload` goes on to QEMU, and whether there is input in it.
-    fn pass<'a>(&'a mut self, payload: &'a [u8]) -> Result<(&'a [u8], bool), End> {
-        let end = |e: crate::proto::rfb::RfbError| End { code: 1008, reason: e.to_string() };
+    fn pass<'a>(&'a mut self, payload: &'a [u8], may_control: bool) -> Result<(&'a [u8], bool), End> {
         match self {
-            Self::Rfb(rfb) => rfb.receive(payload).map(|seen| (payload, seen.inputs > 0)).map_err(end),
-            Self::Typed => Ok((payload, !payload.is_empty())),
-            Self::Looks(rfb, room) => {
+            Self::Screen(rfb, room) => {
                 room.clear();
                 room.shrink_to(LOOKS_KEPT);
-                rfb.pick_looks(payload, room).map_err(end)?;
-                Ok((room.as_slice(), false))
+                let passed = rfb.pass(payload, may_control, room);
+                let passed = passed.map_err(|e| End { code: 1008, reason: e.to_string() })?;
+                Ok((if passed.whole { payload } else { room.as_slice() }, passed.inputs > 0))
             }
-            Self::Mute => Ok((&[], false)),
+            Self::Typed if may_control => Ok((payload, !payload.is_empty())),
+            Self::Typed => Ok((&[], false)),
         }
     }
 }
@@ -349,7 +346,7 @@ impl Relay {
             match frame.map_err(|e| End { code: e.close_code(), reason: e.to_string() })? {
                 None => return Ok(()),
                 Some(Frame::Data(payload)) => {
-                    let (payload, input) = self.tracker.pass(payload)?;
+                    let (payload, input) = self.tracker.pass(payload, self.ticket.control.get())?;
                     self.ticket.meter.add_up(payload.len(), input.then_some(now));
                     match write_some(&mut self.back, &mut self.back_writable, &self.up, payload) {
                         _ if self.lost.is_some() => {}

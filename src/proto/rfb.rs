@@ -1,7 +1,9 @@
 //! RFB, what a VNC client sends (RFC 6143 7, the extensions of QEMU and noVNC): followed, not understood.
 //!
 //! The relay needs to know of a browser's bytes: is there input (keys, pointer), is it RFB at all, and, for somebody who may only look,
-//! which messages ask for pictures and change nothing. Messages are framed by their lengths; payloads pass by uncopied. Kept between calls: one cut message head, at most [`HEAD_MAX`] bytes.
+//! which messages ask for pictures and change nothing. Messages are framed by their lengths; payloads of who may control pass by uncopied. Whether
+//! somebody may is decided for each message at its beginning, so it may change at any moment and what goes on is RFB all the same. Kept between
+//! calls: one cut message head, at most [`HEAD_MAX`] bytes.
 
 use std::fmt;
 
@@ -38,11 +40,13 @@ impl fmt::Display for RfbError {
 
 impl std::error::Error for RfbError {}
 
-/// What was in some bytes.
+/// What goes on of some bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Key and pointer messages.
+pub struct Passed {
+    /// Key and pointer messages that go on.
     pub inputs: u32,
+    /// All of the bytes go on, as they are; nothing was copied.
+    pub whole: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,7 @@ enum State {
     Init,
     /// Between messages, or inside the head of one.
     Head,
-    /// So many bytes of a message pass by; true where who only looks may send it.
+    /// So many bytes of a message pass by; true where it goes on.
     Skip(u64, bool),
 }
 
@@ -65,11 +69,15 @@ pub struct ClientTracker {
     state: State,
     head: [u8; HEAD_MAX],
     len: usize,
+    /// Of the cut head, what has gone on already.
+    sent: usize,
+    /// Everything so far went on, so the next bytes may as they are.
+    whole: bool,
 }
 
 impl Default for ClientTracker {
     fn default() -> Self {
-        Self { state: State::Version, head: [0; HEAD_MAX], len: 0 }
+        Self { state: State::Version, head: [0; HEAD_MAX], len: 0, sent: 0, whole: true }
     }
 }
 
@@ -93,35 +101,39 @@ enum Kind {
 }
 
 impl ClientTracker {
-    /// Follows the next bytes.
+    /// Follows the next bytes of somebody who may control, or only look. What goes on is `bytes` itself when [`Passed::whole`], else what was
+    /// appended to `out`. A message that has gone on in part goes on to its end, and one that was held back stays so.
     ///
     /// # Errors
     /// See [`RfbError`].
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<Seen, RfbError> {
-        self.follow(bytes, None)
+    pub fn pass(&mut self, bytes: &[u8], may_control: bool, out: &mut Vec<u8>) -> Result<Passed, RfbError> {
+        if may_control && self.whole {
+            let inputs = self.follow(bytes, true, None)?;
+            return Ok(Passed { inputs, whole: true });
+        }
+        if self.whole {
+            self.whole = false;
+            self.sent = self.len;
+        }
+        let inputs = self.follow(bytes, may_control, Some(out))?;
+        self.whole = may_control && self.state == State::Head && self.len == 0;
+        Ok(Passed { inputs, whole: false })
     }
 
-    /// Follows the next bytes and appends to `out` those that who only looks may send, which is never input.
-    ///
-    /// # Errors
-    /// See [`RfbError`].
-    pub fn pick_looks(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), RfbError> {
-        self.follow(bytes, Some(out)).map(drop)
-    }
-
-    fn follow(&mut self, mut bytes: &[u8], mut out: Option<&mut Vec<u8>>) -> Result<Seen, RfbError> {
-        let mut seen = Seen::default();
+    /// Input messages that go on.
+    fn follow(&mut self, mut bytes: &[u8], all: bool, mut out: Option<&mut Vec<u8>>) -> Result<u32, RfbError> {
+        let mut inputs = 0;
         while !bytes.is_empty() {
             match self.state {
-                State::Skip(left, looks) => {
+                State::Skip(left, goes) => {
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let (passing, rest) = bytes.split_at_checked(take).unwrap_or((bytes, &[]));
-                    if let Some(out) = out.as_mut().filter(|_| looks) {
+                    if let Some(out) = out.as_mut().filter(|_| goes) {
                         out.extend_from_slice(passing);
                     }
                     bytes = rest;
                     let left = left - take as u64;
-                    self.state = if left == 0 { State::Head } else { State::Skip(left, looks) };
+                    self.state = if left == 0 { State::Head } else { State::Skip(left, goes) };
                 }
                 State::Version => self.collect(&mut bytes, &mut out, 12, |head| {
                     let good = head.starts_with(b"RFB 003.00") && head.ends_with(b"\n");
@@ -133,10 +145,10 @@ impl ClientTracker {
                     [] => Ok(State::Security),
                 })?,
                 State::Init => self.collect(&mut bytes, &mut out, 1, |_| Ok(State::Head))?,
-                State::Head => self.take_message(&mut bytes, &mut out, &mut seen)?,
+                State::Head => inputs += self.take_message(&mut bytes, all, &mut out)?,
             }
         }
-        Ok(seen)
+        Ok(inputs)
     }
 
     /// Collects a part of the handshake of a fixed length.
@@ -149,44 +161,39 @@ impl ClientTracker {
     ) -> Result<(), RfbError> {
         self.fill(bytes, length);
         if self.len == length {
-            let head = self.head.get(..length).unwrap_or_default();
-            self.state = next(head)?;
-            if let Some(out) = out {
-                out.extend_from_slice(head);
-            }
-            self.len = 0;
+            self.state = next(self.head.get(..length).unwrap_or_default())?;
+            self.hand_on(out, true);
         }
         Ok(())
     }
 
-    fn take_message(
-        &mut self,
-        bytes: &mut &[u8],
-        out: &mut Option<&mut Vec<u8>>,
-        seen: &mut Seen,
-    ) -> Result<(), RfbError> {
+    fn take_message(&mut self, bytes: &mut &[u8], all: bool, out: &mut Option<&mut Vec<u8>>) -> Result<u32, RfbError> {
         let mut needs = 1;
         loop {
             self.fill(bytes, needs);
             if self.len < needs {
-                return Ok(());
+                return Ok(0);
             }
-            let head = self.head.get(..self.len).unwrap_or_default();
-            match frame(head)? {
+            match frame(self.head.get(..self.len).unwrap_or_default())? {
                 Framed::Needs(more) => needs = more,
                 Framed::Whole(length, kind) => {
-                    seen.inputs += u32::from(kind == Kind::Input);
-                    let looks = kind == Kind::Look;
-                    if let Some(out) = out.as_mut().filter(|_| looks) {
-                        out.extend_from_slice(head);
-                    }
+                    // Once begun it is finished: half a message would be no RFB.
+                    let goes = all || kind == Kind::Look || self.sent > 0;
                     let left = length.saturating_sub(self.len as u64);
-                    self.len = 0;
-                    self.state = if left == 0 { State::Head } else { State::Skip(left, looks) };
-                    return Ok(());
+                    self.hand_on(out, goes);
+                    self.state = if left == 0 { State::Head } else { State::Skip(left, goes) };
+                    return Ok(u32::from(goes && kind == Kind::Input));
                 }
             }
         }
+    }
+
+    /// The head is whole: what of it has not gone on does now, or never.
+    fn hand_on(&mut self, out: &mut Option<&mut Vec<u8>>, goes: bool) {
+        if let Some(out) = out.as_mut().filter(|_| goes) {
+            out.extend_from_slice(self.head.get(self.sent..self.len).unwrap_or_default());
+        }
+        (self.len, self.sent) = (0, 0);
     }
 
     fn fill(&mut self, bytes: &mut &[u8], length: usize) {
@@ -273,16 +280,26 @@ mod tests {
         bytes
     }
 
-    fn inputs(bytes: &[u8], cuts: &[usize]) -> Result<u32, RfbError> {
+    /// What goes on of these bytes, cut there, when each piece's sender may control or not; and the inputs among it.
+    fn play(bytes: &[u8], cuts: &[(usize, bool)], first: bool) -> Result<(Vec<u8>, u32), RfbError> {
         let mut tracker = ClientTracker::default();
-        let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([bytes.len()]).collect();
+        let mut bounds: Vec<(usize, bool)> = cuts.iter().map(|(cut, may)| (cut % (bytes.len() + 1), *may)).collect();
         bounds.sort_unstable();
-        let (mut from, mut sum) = (0, 0);
-        for to in bounds {
-            sum += tracker.receive(&bytes[from..to])?.inputs;
-            from = to;
+        bounds.push((bytes.len(), first));
+        let (mut from, mut may, mut out, mut inputs) = (0, first, Vec::new(), 0);
+        for (to, next) in bounds {
+            let passed = tracker.pass(&bytes[from..to], may, &mut out)?;
+            if passed.whole {
+                out.extend_from_slice(&bytes[from..to]);
+            }
+            (from, may, inputs) = (to, next, inputs + passed.inputs);
         }
-        Ok(sum)
+        Ok((out, inputs))
+    }
+
+    fn inputs(bytes: &[u8], cuts: &[usize]) -> Result<u32, RfbError> {
+        let cuts: Vec<_> = cuts.iter().map(|cut| (*cut, true)).collect();
+        play(bytes, &cuts, true).map(|(_, inputs)| inputs)
     }
 
     #[test]
@@ -303,15 +320,23 @@ mod tests {
 
     /// What who only looks may send of these bytes.
     fn looks(bytes: &[u8], cuts: &[usize]) -> Result<Vec<u8>, RfbError> {
-        let mut tracker = ClientTracker::default();
-        let mut bounds: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([bytes.len()]).collect();
-        bounds.sort_unstable();
-        let (mut from, mut out) = (0, Vec::new());
-        for to in bounds {
-            tracker.pick_looks(&bytes[from..to], &mut out)?;
-            from = to;
+        let cuts: Vec<_> = cuts.iter().map(|cut| (*cut, false)).collect();
+        play(bytes, &cuts, false).map(|(out, _)| out)
+    }
+
+    #[test]
+    fn control_that_is_taken_in_the_middle_of_a_message_ends_with_it() {
+        let (key, pointer) = ([4, 1, 0, 0, 0, 0, 0, 0x61], [5, 1, 0, 9, 0, 9]);
+        let bytes = [HELLO, &key, &key, &pointer].concat();
+        let at = HELLO.len();
+        for cut in 1..8 {
+            // Taken within the first key: that one is finished, what follows is held back.
+            let (out, _) = play(&bytes, &[(at + cut, false)], true).unwrap();
+            assert_eq!(out, bytes[..at + 8], "cut after {cut} bytes");
+            // Given within the first key, which was held back: it stays so.
+            let (out, inputs) = play(&bytes, &[(at + cut, true)], false).unwrap();
+            assert_eq!((out, inputs), ([HELLO, &key, &pointer].concat(), 2), "cut after {cut} bytes");
         }
-        Ok(out)
     }
 
     #[test]
@@ -333,14 +358,26 @@ mod tests {
             cuts in proptest::collection::vec(0..400usize, 0..12),
         ) {
             let bytes = [&talk(), tail.as_slice()].concat();
-            let mut tracker = ClientTracker::default();
             let mut out = Vec::new();
             // What came before a mistake may have been written on.
-            let _ = tracker.pick_looks(&bytes, &mut out);
+            let _ = ClientTracker::default().pass(&bytes, false, &mut out);
             proptest::prop_assert_eq!(inputs(&out, &[]), Ok(0));
             if let (Ok(whole), Ok(cut)) = (looks(&bytes, &[]), looks(&bytes, &cuts)) {
                 proptest::prop_assert_eq!(whole, cut);
             }
+        }
+
+        #[test]
+        fn however_control_is_given_and_taken_what_goes_on_is_rfb_and_every_look_is_in_it(
+            cuts in proptest::collection::vec((0..400usize, proptest::bool::ANY), 0..12),
+            first in proptest::bool::ANY,
+        ) {
+            let (out, seen) = play(&talk(), &cuts, first).unwrap();
+            // It parses to its end with the same number of inputs, and nothing is left half.
+            proptest::prop_assert_eq!(inputs(&out, &[]), Ok(seen));
+            let next = [out.as_slice(), &[4, 1, 0, 0, 0, 0, 0, 0x61]].concat();
+            proptest::prop_assert_eq!(inputs(&next, &[]), Ok(seen + 1));
+            proptest::prop_assert_eq!(looks(&out, &[]), looks(&talk(), &[]));
         }
 
         #[test]

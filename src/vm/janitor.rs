@@ -1,7 +1,9 @@
-//! Removes leftovers (`store::janitor`) once an hour, with a line in the log for each.
+//! Removes leftovers (`store::janitor`) once an hour, with a line in the log for each, and what is older than it is to be kept of the records of VMs,
+//! connections and changes.
 //!
 //! At the start it also ends what a former server had begun and nobody can go on with: forms that were being taken.
 
+use crate::db::events::{self, Trail};
 use crate::db::{uploads, vms};
 use crate::house::Cx;
 use crate::proto::problem::Problem;
@@ -11,6 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(3600);
+/// Records removed by one statement: others wait for the database meanwhile.
+const BATCH: i64 = 1000;
 
 /// Starts the story; to be called once the rows of a former run were looked after.
 pub fn begin(cx: &Cx) {
@@ -22,6 +26,9 @@ pub fn begin(cx: &Cx) {
         while !cx.stopping.get() {
             if let Err(problem) = clean(&cx).await {
                 log::warn!("leftovers stay for now: {}", problem.detail);
+            }
+            if let Err(problem) = forget_old(&cx).await {
+                log::warn!("old records stay for now: {}", problem.detail);
             }
             cx.clock.sleep(EVERY).await;
         }
@@ -53,6 +60,27 @@ async fn clean(cx: &Cx) -> Result<(), Problem> {
     let found = cx.disk(move || janitor::find(&layout, &named, Timestamp::now(), age)).await?;
     for leftover in found {
         remove(cx, leftover).await?;
+    }
+    Ok(())
+}
+
+/// Removes records whose days are over.
+async fn forget_old(cx: &Cx) -> Result<(), Problem> {
+    let limits = &cx.config.limits;
+    for (trail, days) in
+        [(Trail::Vms, limits.event_days), (Trail::Connections, limits.event_days), (Trail::Audit, limits.audit_days)]
+    {
+        let mut gone = 0;
+        loop {
+            let batch = cx.db(events::trim(&cx.db, trail, days, BATCH)).await?;
+            gone += batch;
+            if i64::try_from(batch) != Ok(BATCH) || cx.stopping.get() {
+                break;
+            }
+        }
+        if gone > 0 {
+            log::info!("janitor: removed {gone} records ({trail:?}) older than {days} days");
+        }
     }
     Ok(())
 }

@@ -52,6 +52,7 @@ fn row(state: VmState) -> VmRow {
     VmRow {
         vmid: "c9a2f1c9a2f1".into(),
         user_id: "e8f59c069959".into(),
+        user_role: "user".into(),
         user_login: "alice".into(),
         profile: "custom".into(),
         iso: "tiny.iso".into(),

@@ -35,6 +35,7 @@ pub mod snapshots;
 pub mod stop;
 pub mod supervise;
 pub mod tool;
+pub mod viewers;
 pub mod warm;
 pub mod watch;
 
@@ -51,6 +52,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 use supervise::Pause;
+use viewers::Viewers;
 
 /// A VM's name: 48 random bits, shown as 12 hex digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,8 +114,8 @@ pub struct Vm {
     pub shares: RefCell<HashMap<[u8; 32], Latch<()>>>,
     /// Set when its end is in the database.
     pub ended: Latch<VmRow>,
-    /// Open screens.
-    pub viewers: Cell<u32>,
+    /// Who looks at it.
+    pub viewers: Viewers,
     /// Bytes and input of all its screens.
     pub meter: Rc<Meter>,
     /// When it was started or adopted, for the idle time before the first input.
@@ -287,7 +289,9 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
         "idle_limit_s": live.and_then(|vm| vm.lifetime.idle).map(|limit| limit.as_secs()),
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
-        "connected": live.is_some_and(|vm| vm.viewers.get() > 0),
+        "connected": live.is_some_and(|vm| vm.viewers.open() > 0),
+        "viewers": live.map_or(0, |vm| vm.viewers.open()),
+        "watched_by": live.map(|vm| vm.viewers.watching()).unwrap_or_default(),
         "disk": row.disk,
         "disk_gb": row.disk_gb,
         "job": live.and_then(|vm| vm.job.borrow().clone()).map(|job| {

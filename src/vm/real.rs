@@ -6,6 +6,7 @@ use super::cgroup::Limits;
 use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
+use super::viewers::Viewers;
 use super::{Vm, Vmid, apart, disks, host, hypervisor, image, net_filter, room, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
@@ -204,7 +205,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         paused: Cell::new(None),
         shares: RefCell::default(),
         ended: Latch::default(),
-        viewers: Cell::new(0),
+        viewers: Viewers::default(),
         meter: Rc::new(Meter::below(&cx.relayed)),
         since: cx.now(),
     });

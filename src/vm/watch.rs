@@ -88,6 +88,7 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     }
     cx.vms.remove(vm.vmid);
     cx.bus.publish(vm, cx.now());
+    cx.bus.end_viewers(vm.vmid);
     vm.ended.set(vm.row.borrow().clone());
     real::remove_folder(cx, &vmid).await;
 }

@@ -1,7 +1,7 @@
 //! `/connections…`: who looks at which VM, now and lately.
 
 use super::Req;
-use super::vms::visible;
+use super::viewers::{self, watchable};
 use crate::db::events;
 use crate::house::Cx;
 use crate::net::response::Response;
@@ -15,10 +15,11 @@ const PAGE: i64 = 100;
 
 /// `GET /connections/{vmid}`.
 pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let row = visible(&cx, req.caller()?, req.param(0)).await?;
+    let row = watchable(&cx, req.caller()?, req.param(0)).await?;
     let summary = cx.db(events::summary(&cx.db, row.vmid.clone())).await?;
     let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
-    let viewers = live.as_ref().map_or(0, |vm| vm.viewers.get());
+    let viewers = live.as_ref().map_or(0, |vm| vm.viewers.open());
+    let who: Vec<Value> = live.iter().flat_map(|vm| vm.viewers.all()).map(|v| viewers::to_json(&v, cx.now())).collect();
     // Ended relays are in the database, open ones only in memory.
     let (down, up) = live.map_or((summary.bytes_to_browser, summary.bytes_to_vm), |vm| {
         (vm.meter.down.get().max(summary.bytes_to_browser), vm.meter.up.get().max(summary.bytes_to_vm))
@@ -29,6 +30,7 @@ pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             "vmid": row.vmid,
             "connected": viewers > 0,
             "viewers": viewers,
+            "who": who,
             "last_change": summary.last_change.map(|at| at.to_string()),
             "bytes_to_browser": down,
             "bytes_to_vm": up,
@@ -43,7 +45,10 @@ pub async fn recent(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         None => Ok(None),
         Some(text) => text.parse::<i64>().map(Some).map_err(|_| Problem::unprocessable(name, "must be a number")),
     };
-    let limit = number("limit")?.unwrap_or(PAGE).clamp(1, PAGE);
+    let limit = number("limit")?.unwrap_or(PAGE);
+    if !(1..=PAGE).contains(&limit) {
+        return Err(Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE}")));
+    }
     let rows = cx.db(events::recent(&cx.db, limit, number("before")?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let events: Vec<Value> = rows

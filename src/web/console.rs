@@ -5,7 +5,7 @@
 
 use super::Req;
 use super::session::TokenHash;
-use super::{origin, shares};
+use super::{origin, shares, viewers};
 use crate::db::events::{self, Connection};
 use crate::house::{Cx, House};
 use crate::net::back::Back;
@@ -15,6 +15,7 @@ use crate::proto::http::Method;
 use crate::proto::problem::Problem;
 use crate::proto::rfb::ClientTracker;
 use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
+use crate::vm::viewers::Kind;
 use crate::vm::{Vm, apart};
 use mio::net::UnixStream;
 use std::rc::Rc;
@@ -70,14 +71,9 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     let (back, text, tracker) = match console {
         Console::Vnc => {
             let back = Back::own(connect(&cx, &viewer.vm).await?);
-            let rfb = ClientTracker::default();
-            let tracker = if viewer.control { Tracker::Rfb(rfb) } else { Tracker::Looks(rfb, Vec::new()) };
-            (back, TextPolicy::Refuse, tracker)
+            (back, TextPolicy::Refuse, Tracker::Screen(ClientTracker::default(), Vec::new()))
         }
-        Console::Serial => {
-            let tracker = if viewer.control { Tracker::Typed } else { Tracker::Mute };
-            (shared(&cx, &viewer.vm)?, TextPolicy::Accept, tracker)
-        }
+        Console::Serial => (shared(&cx, &viewer.vm)?, TextPolicy::Accept, Tracker::Typed),
     };
     // A link may have been revoked while QEMU was being connected.
     if viewer.user.is_none() && !viewer.vm.shares.borrow().contains_key(&viewer.token) {
@@ -99,6 +95,7 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
 /// Who looks at which VM, and what he may.
 struct Viewer {
     vm: Rc<Vm>,
+    kind: Kind,
     /// The account, unless a link was used.
     user: Option<String>,
     /// For the log: a login name, or which link.
@@ -108,23 +105,28 @@ struct Viewer {
     control: bool,
 }
 
-/// A link counts before the session: who tries the link he gave away sees what others see.
+/// A link counts before the session: who tries the link he gave away sees what others see. An administrator only looks unless he asks
+/// for control.
 async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
     if let Some(token) = req.link()? {
         let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
-        let name = format!("link {}", share.id);
-        return Ok(Viewer { vm, user: None, name, token: share.token_hash, control: share.control });
+        let (name, kind) = (format!("link {}", share.id), Kind::Link);
+        return Ok(Viewer { vm, kind, user: None, name, token: share.token_hash, control: share.control });
     }
     let caller = req.caller()?;
-    let vm = req
-        .param(0)
-        .parse()
-        .ok()
-        .and_then(|port| cx.vms.by_http_port(port))
-        .filter(|vm| vm.user == caller.user.id || caller.is_admin())
-        .ok_or_else(|| Problem::not_found("vm_not_found", "No VM of yours runs behind this address."))?;
+    let missing = || Problem::not_found("vm_not_found", "No VM of yours runs behind this address.");
+    let vm = req.param(0).parse().ok().and_then(|port| cx.vms.by_http_port(port)).ok_or_else(missing)?;
+    let kind = viewers::kind_of(caller, &vm.row.borrow()).ok_or_else(missing)?;
+    let control = match req.query()?.get("control") {
+        _ if kind == Kind::Owner => true,
+        Some("1") if kind == Kind::Admin => true,
+        Some("1") => {
+            return Err(Problem::forbidden("view_only", "You may look at this VM; its owner can give you control."));
+        }
+        _ => false,
+    };
     let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
-    Ok(Viewer { vm, user, name, token: caller.token, control: true })
+    Ok(Viewer { vm, kind, user, name, token: caller.token, control })
 }
 
 /// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
@@ -164,14 +166,17 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
     })
 }
 
-/// Accounts for one viewer: told now, and taken back when the relay is dropped, however it ends.
+/// Accounts for one screen: told now, and taken back when the relay is dropped, however it ends.
 fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
-    let Viewer { vm, user, name, token, .. } = viewer;
-    vm.viewers.set(vm.viewers.get() + 1);
+    let Viewer { vm, kind, user, name, token, control } = viewer;
+    let (who, first) = vm.viewers.enter(kind, &name, token, control, &vm.meter);
+    if control && !who.control.replace(true) {
+        cx.bus.tell_viewer(vm.vmid, &token, &viewers::told(kind, true));
+    }
     cx.bus.publish(&vm, cx.now());
     let about = Connection {
         vmid: vm.vmid.to_string(),
-        user_id: user,
+        user_id: user.clone(),
         kind: "connect".into(),
         console: console.word().into(),
         ip: req.ip.to_string(),
@@ -181,15 +186,23 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
     };
     log::info!(vmid:% = vm.vmid, user = name.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
     write_down(cx, about.clone());
+    let watch =
+        kind.watches().then(|| Watch { user, ip: about.ip.clone(), owner: vm.login(), vmid: about.vmid.clone() });
+    if let Some(watch) = watch.clone().filter(|_| first) {
+        watch.note(cx, if control { "watch with control" } else { "watch" });
+    }
     let house = Rc::clone(cx);
     let vm_number = vm.vmid.number();
-    let meter = Rc::new(Meter::below(&vm.meter));
-    let own = Rc::clone(&meter);
+    let meter = Rc::new(Meter::below(&who.meter));
+    let (own, may) = (Rc::clone(&meter), Rc::clone(&who.control));
     let on_end = move |end: Option<&End>| {
-        vm.viewers.set(vm.viewers.get().saturating_sub(1));
+        let last = vm.viewers.leave(&who);
         let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
         log::info!(vmid:% = vm.vmid, user = name.as_str();
             "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());
+        if let Some(watch) = watch.filter(|_| last) {
+            watch.note(&house, "watch ended");
+        }
         if vm.ended.get().is_none() {
             house.bus.publish(&vm, house.now());
         }
@@ -202,7 +215,29 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
         };
         write_down(&house, left);
     };
-    Ticket { group: vm_number, session: token, meter, on_end: Some(Box::new(on_end)) }
+    Ticket { group: vm_number, session: token, control: may, meter, on_end: Some(Box::new(on_end)) }
+}
+
+/// Somebody whom the owner did not let in, for the audit trail.
+#[derive(Clone)]
+struct Watch {
+    user: Option<String>,
+    ip: String,
+    owner: String,
+    vmid: String,
+}
+
+impl Watch {
+    fn note(self, cx: &Cx, action: &'static str) {
+        let house = Rc::clone(cx);
+        cx.spawner.spawn("note watching", async move {
+            let vmid = self.vmid.clone();
+            let line = events::audit(&house.db, self.user, self.ip, action.to_owned(), self.vmid, self.owner);
+            if let Err(problem) = house.db(line).await {
+                log::warn!(vmid = vmid.as_str(); "{action} is not in the audit trail: {}", problem.detail);
+            }
+        });
+    }
 }
 
 fn write_down(cx: &Cx, about: Connection) {

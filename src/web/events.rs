@@ -11,7 +11,7 @@ use crate::net::feed::Feed;
 use crate::net::response::{Body, Response};
 use crate::proto::http::Method;
 use crate::proto::problem::Problem;
-use crate::vm::{self, Vm};
+use crate::vm::{self, Vm, Vmid};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -23,7 +23,13 @@ struct Subscriber {
     feed: Feed,
 }
 
-/// Who listens, by user.
+/// Under which name a viewer of a VM listens; no user's id has a `/` in it.
+#[must_use]
+pub(super) fn viewer_key(vmid: Vmid, token: &TokenHash) -> String {
+    format!("{vmid}/{}", data_encoding::HEXLOWER.encode(token))
+}
+
+/// Who listens, by user, or by VM and token.
 #[derive(Default)]
 pub struct Bus(RefCell<HashMap<String, Vec<Subscriber>>>);
 
@@ -52,6 +58,25 @@ impl Bus {
         }
     }
 
+    /// Tells a viewer of a VM what he may.
+    pub fn tell_viewer(&self, vmid: Vmid, token: &TokenHash, what: &Value) {
+        let line: Rc<[u8]> = format!("event: viewer\ndata: {what}\n\n").into_bytes().into();
+        let bus = self.0.borrow();
+        bus.get(&viewer_key(vmid, token)).into_iter().flatten().for_each(|s| s.feed.tell(Rc::clone(&line)));
+    }
+
+    /// Tells all viewers that the VM is gone, and ends their streams.
+    pub fn end_viewers(&self, vmid: Vmid) {
+        let line: Rc<[u8]> = Rc::from(&b"event: viewer\ndata: null\n\n"[..]);
+        let (bus, prefix) = (self.0.borrow(), format!("{vmid}/"));
+        for (_, subscribers) in bus.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+            subscribers.iter().for_each(|subscriber| {
+                subscriber.feed.tell(Rc::clone(&line));
+                subscriber.feed.end();
+            });
+        }
+    }
+
     /// Ends all streams: the server goes away.
     pub fn end_all(&self) {
         self.0.borrow().values().flatten().for_each(|subscriber| subscriber.feed.end());
@@ -65,7 +90,7 @@ impl Bus {
     }
 
     /// Adds a listener, unless one user has `most` already.
-    fn subscribe(&self, user: &str, session: TokenHash, feed: Feed, most: usize) -> Result<(), Problem> {
+    pub(super) fn subscribe(&self, user: &str, session: TokenHash, feed: Feed, most: usize) -> Result<(), Problem> {
         let mut bus = self.0.borrow_mut();
         // Who left is dropped here, so the table is as large as who listens, and no timer is needed.
         bus.retain(|_, subscribers| {
@@ -102,7 +127,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(response)
 }
 
-fn headers() -> Response {
+pub(super) fn headers() -> Response {
     Response::empty(200)
         .with("content-type", "text/event-stream")
         .with("cache-control", "no-store")

@@ -70,7 +70,7 @@ fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
 
 fn relays(page: &mut Page, cx: &House) {
     use Kind::{Counter, Gauge};
-    let viewers: u32 = cx.vms.all().iter().map(|vm| vm.viewers.get()).sum();
+    let viewers: u32 = cx.vms.all().iter().map(|vm| vm.viewers.open()).sum();
     page.one("vmshare_relays", Gauge, "Open screens and terminals.", viewers.into());
     let meter = &cx.relayed;
     let help = "Payload of screens and terminals, to browsers (down) and to VMs (up).";

@@ -24,6 +24,7 @@ pub mod shares;
 pub mod snapshots;
 pub mod throttle;
 pub mod uploads;
+pub mod viewers;
 pub mod vms;
 
 use crate::house::Cx;
@@ -170,6 +171,9 @@ pub static ROUTES: &[Route] = &[
     route!(Post "/vms/{vmid}/shares" User shares::create, "make a link to a VM's consoles"),
     route!(Get "/vms/{vmid}/shares" User shares::list, "a VM's links"),
     route!(Delete "/vms/{vmid}/shares/{id}" User shares::revoke, "end a link, and what it opened"),
+    route!(Post "/vms/{vmid}/viewers/{id}" User viewers::control, "give somebody who looks control, or take it back"),
+    route!(Delete "/vms/{vmid}/viewers/{id}" User viewers::close, "close somebody's screens of a VM"),
+    route!(Get "/vms/{vmid}/events" UserOrLink viewers::stream, "what I may at a VM I look at (server-sent events)"),
     route!(Get "/profiles" User vms::profiles, "what I may start"),
     route!(Get "/connections" Admin connections::recent, "recent connects and disconnects"),
     route!(Get "/connections/{vmid}" User connections::of_vm, "who looks at a VM"),

@@ -44,6 +44,12 @@ impl Caller {
     pub fn is_admin(&self) -> bool {
         self.user.role == "admin"
     }
+
+    /// True for teachers.
+    #[must_use]
+    pub fn is_teacher(&self) -> bool {
+        self.user.role == "teacher"
+    }
 }
 
 struct Known {

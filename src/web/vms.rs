@@ -6,6 +6,7 @@ use super::Req;
 use super::auth::audit_with;
 use super::session::Caller;
 use super::throttle::{Kind, Rate};
+use super::viewers::watchable;
 use crate::config::{Config, Network, Persistence, Profile};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::Cx;
@@ -190,10 +191,12 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             .ok_or_else(|| Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE_MAX}")))?,
     };
     let before = query.get("before").map(parse_before).transpose()?;
-    let all = query.get("all") == Some("1") && caller.is_admin();
+    let all = query.get("all") == Some("1") && (caller.is_admin() || caller.is_teacher());
     let asked = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = if all {
-        cx.db(vms::list_all(&cx.db, asked, before)).await?
+        // A teacher's are those of students, and his own.
+        let teacher = caller.is_teacher().then(|| caller.user.id.clone());
+        cx.db(vms::list_all(&cx.db, asked, before, teacher)).await?
     } else {
         cx.db(vms::list_of_user(&cx.db, caller.user.id.clone(), asked, before)).await?
     };
@@ -215,19 +218,24 @@ fn row_json(cx: &Cx, row: &VmRow) -> Value {
 
 /// `GET /vms/{vmid}`.
 pub async fn show(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let row = visible(&cx, req.caller()?, req.param(0)).await?;
+    let row = watchable(&cx, req.caller()?, req.param(0)).await?;
     Ok(Response::json(200, &row_json(&cx, &row)))
 }
 
 /// The row of a VM that the caller may see.
 pub(super) async fn visible(cx: &Cx, caller: &Caller, vmid: &str) -> Result<VmRow, Problem> {
+    row_of(cx, vmid, |row| row.user_id == caller.user.id || caller.is_admin()).await
+}
+
+/// The row of a VM, if `may` says so.
+pub(super) async fn row_of(cx: &Cx, vmid: &str, may: impl FnOnce(&VmRow) -> bool) -> Result<VmRow, Problem> {
     let missing = || Problem::not_found("vm_not_found", "There is no such VM.");
     let vmid = Vmid::parse(vmid).ok_or_else(missing)?;
     let row = match cx.vms.get(vmid) {
         Some(vm) => Some(vm.row.borrow().clone()),
         None => cx.db(vms::by_id(&cx.db, vmid.to_string())).await?,
     };
-    row.filter(|row| row.user_id == caller.user.id || caller.is_admin()).ok_or_else(missing)
+    row.filter(may).ok_or_else(missing)
 }
 
 /// `POST /vms/{vmid}/stop`.

@@ -83,8 +83,15 @@ impl Server {
     }
 
     pub fn ready(self) -> Self {
-        until("the server is ready", || (self.call("GET", "/readyz", "", &Value::Null).status == 200).then_some(()));
-        self
+        let deadline = Instant::now() + PATIENT;
+        loop {
+            let answer = self.call("GET", "/readyz", "", &Value::Null);
+            if answer.status == 200 {
+                return self;
+            }
+            assert!(Instant::now() < deadline, "the server is not ready: {}\n{}", answer.json, self.said());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
     }
 
     pub fn run_unready(folder: tempfile::TempDir) -> Self {
@@ -425,8 +432,17 @@ pub struct Events(Box<dyn Iterator<Item = Value>>);
 
 impl Events {
     pub fn of(server: &Server, token: &str) -> Self {
+        Self::from(server, &format!("GET /events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"))
+    }
+
+    /// What somebody without an account is told; the link's token is in the path.
+    pub fn by_link(server: &Server, path: &str) -> Self {
+        Self::from(server, &format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"))
+    }
+
+    fn from(server: &Server, request: &str) -> Self {
         let mut socket = server.connect();
-        write!(socket, "GET /events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n").expect("send");
+        socket.write_all(request.as_bytes()).expect("send");
         let lines = BufReader::new(socket).lines().map(|line| line.expect("the stream goes on"));
         Self(Box::new(lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())))
     }

@@ -1,0 +1,132 @@
+//! `/vms/{vmid}/viewers/…` and `/vms/{vmid}/events`: who looks at a VM, giving and taking control, and what a viewer is told meanwhile.
+//!
+//! Only the owner and administrators give, take and close. A viewer without an account has no other stream of events; his says what he
+//! may and when the VM is gone.
+
+use super::Req;
+use super::auth::audit_with;
+use super::session::{Caller, TokenHash};
+use super::vms::{row_of, visible};
+use crate::db::vms::VmRow;
+use crate::house::{Cx, Order, Which};
+use crate::net::feed::Feed;
+use crate::net::relay::End;
+use crate::net::response::{Body, Response};
+use crate::proto::http::Method;
+use crate::proto::json::Fields;
+use crate::proto::problem::Problem;
+use crate::vm::viewers::{Kind, Viewer};
+use crate::vm::{Vm, Vmid};
+use serde_json::{Value, json};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Why this caller may look at a VM, if he may.
+#[must_use]
+pub(super) fn kind_of(caller: &Caller, row: &VmRow) -> Option<Kind> {
+    if row.user_id == caller.user.id {
+        Some(Kind::Owner)
+    } else if caller.is_admin() {
+        Some(Kind::Admin)
+    } else {
+        // Not another teacher's, and not an administrator's.
+        (caller.is_teacher() && row.user_role == "user").then_some(Kind::Teacher)
+    }
+}
+
+/// The row of a VM that the caller may look at, which is more than may be changed.
+///
+/// # Errors
+/// 404.
+pub(super) async fn watchable(cx: &Cx, caller: &Caller, vmid: &str) -> Result<VmRow, Problem> {
+    row_of(cx, vmid, |row| kind_of(caller, row).is_some()).await
+}
+
+/// As the API writes it.
+#[must_use]
+pub(super) fn to_json(viewer: &Viewer, now: Instant) -> Value {
+    json!({
+        "id": viewer.id,
+        "kind": viewer.kind.word(),
+        "name": viewer.name,
+        "control": viewer.control.get(),
+        "screens": viewer.open.get(),
+        "since": jiff::Timestamp::from_second(viewer.since.as_second()).unwrap_or(viewer.since).to_string(),
+        "bytes_to_browser": viewer.meter.down.get(),
+        "bytes_to_vm": viewer.meter.up.get(),
+        "idle_s": viewer.meter.input.get().map(|at| now.saturating_duration_since(at).as_secs()),
+    })
+}
+
+async fn find(cx: &Cx, req: &Req) -> Result<(Rc<Vm>, Rc<Viewer>), Problem> {
+    let row = visible(cx, req.caller()?, req.param(0)).await?;
+    let vm = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
+    let viewer = vm.as_ref().and_then(|vm| vm.viewers.get(req.param(1).parse().ok()?));
+    let missing = || Problem::not_found("viewer_not_found", "Nobody of this number looks at the VM; he may have left.");
+    vm.zip(viewer).ok_or_else(missing)
+}
+
+/// `POST /vms/{vmid}/viewers/{id}`: `{control}` gives or takes it, at once and without a new connection.
+pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let (vm, viewer) = find(&cx, &req).await?;
+    let fields = Fields::parse(&req.body)?;
+    fields.deny_unknown(&["control"])?;
+    let control = fields.opt_bool("control")?.ok_or_else(|| Problem::unprocessable("control", "is needed"))?;
+    if viewer.kind == Kind::Owner && !control {
+        return Err(Problem::conflict("owner_controls", "The owner of a VM always controls it."));
+    }
+    if viewer.control.replace(control) != control {
+        let what = if control { "give control" } else { "take control" };
+        let to = format!("{} {}", viewer.kind.word(), viewer.name);
+        audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;
+        cx.bus.tell_viewer(vm.vmid, &viewer.token, &told(viewer.kind, control));
+        cx.bus.publish(&vm, cx.now());
+    }
+    Ok(Response::json(200, &json!({ "viewer": to_json(&viewer, cx.now()) })))
+}
+
+/// `DELETE /vms/{vmid}/viewers/{id}`: closes all his screens of this VM.
+pub async fn close(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let (vm, viewer) = find(&cx, &req).await?;
+    cx.order(Order::End(Which::Viewer(vm.vmid, viewer.token), End::new(1008, "closed by the owner")));
+    let whom = format!("{} {}", viewer.kind.word(), viewer.name);
+    audit_with(&cx, &req, &req.caller()?.user, "close viewer", &vm.vmid.to_string(), &whom).await;
+    Ok(Response::empty(204))
+}
+
+pub(super) fn told(kind: Kind, control: bool) -> Value {
+    json!({ "kind": kind.word(), "control": control })
+}
+
+/// `GET /vms/{vmid}/events`: what this viewer may, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
+pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let (vm, kind, token, control) = match req.link()? {
+        Some(token) => {
+            let (share, vm) = super::shares::admit_to(&cx, &token, req.param(0)).await?;
+            (vm, Kind::Link, share.token_hash, share.control)
+        }
+        None => {
+            let caller = req.caller()?;
+            let row = watchable(&cx, caller, req.param(0)).await?;
+            let gone = || Problem::conflict("vm_not_running", format!("This VM is {}.", row.state));
+            let vm = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)).ok_or_else(gone)?;
+            let kind = kind_of(caller, &row).unwrap_or(Kind::Owner);
+            (vm, kind, caller.token, kind == Kind::Owner)
+        }
+    };
+    if req.head.method == Method::Head {
+        return Ok(super::events::headers());
+    }
+    let control = vm.viewers.of(&token).map_or(control, |viewer| viewer.control.get());
+    let feed = Feed::new(cx.notify());
+    subscribe(&cx, &vm, token, &feed)?;
+    cx.bus.tell_viewer(vm.vmid, &token, &told(kind, control));
+    let mut response = super::events::headers();
+    response.body = Body::Events(feed);
+    Ok(response)
+}
+
+fn subscribe(cx: &Cx, vm: &Vm, token: TokenHash, feed: &Feed) -> Result<(), Problem> {
+    let most = cx.config.limits.event_streams_per_user;
+    cx.bus.subscribe(&super::events::viewer_key(vm.vmid, &token), token, feed.clone(), most)
+}

@@ -1,0 +1,205 @@
+//! Who looks at a student's screen, what he can do there, who is told, and what is written down; on a real guest, which tells of every key.
+
+mod common;
+
+use common::{Events, Server, closed, shake_hands, until};
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use tungstenite::{Message, WebSocket};
+
+type Screen = WebSocket<TcpStream>;
+
+/// Presses and releases a key; `code` is what the guest calls it.
+fn key(screen: &mut Screen, keysym: u8) {
+    for down in [1, 0] {
+        screen.send(Message::Binary(vec![4, down, 0, 0, 0, 0, 0, keysym].into())).expect("key");
+    }
+}
+
+fn teacher(server: &Server, name: &str) -> String {
+    server.sign_up(name);
+    assert!(server.command(&["user", "promote", name, "teacher"], "").status.success());
+    let body = json!({"email": name, "password": "correct horse"});
+    server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
+}
+
+fn open(server: &Server, vm: &Value, token: &str, query: &str) -> Result<Screen, u16> {
+    let bearer = format!("Bearer {token}");
+    let mut screen = server.websocket(&format!("/ws/{}{query}", vm["http_port"]), &[("authorization", &bearer)])?;
+    assert!(screen.read().expect("greeting").into_data().starts_with(b"RFB 003."), "no RFB greeting");
+    shake_hands(&mut screen);
+    Ok(screen)
+}
+
+/// All that was written before is through: the server answers pings in their order.
+fn settle(screen: &mut Screen, mark: u8) {
+    screen.send(Message::Ping(vec![mark].into())).expect("open");
+    until("the answer", || (screen.read().expect("open") == Message::Pong(vec![mark].into())).then_some(()));
+}
+
+fn viewer(server: &Server, vm: &Value, token: &str, kind: &str) -> Value {
+    let seen = server.call("GET", &format!("/connections/{}", vm["vmid"].as_str().expect("vmid")), token, &Value::Null);
+    let all = seen.json["who"].as_array().unwrap_or_else(|| panic!("{seen:?}")).clone();
+    all.into_iter().find(|who| who["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {seen:?}"))
+}
+
+fn may(server: &Server, vm: &Value, token: &str, who: &Value, control: bool) -> Value {
+    let path = format!("/vms/{}/viewers/{}", vm["vmid"].as_str().expect("vmid"), who["id"]);
+    let answer = server.call("POST", &path, token, &json!({"control": control}));
+    assert_eq!((answer.status, &answer.json["viewer"]["control"]), (200, &json!(control)), "{answer:?}");
+    answer.json
+}
+
+#[test]
+fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
+    let server = Server::start();
+    let (ada, lee) = (server.sign_up("ada"), teacher(&server, "lee"));
+    let vm = server.launch(&ada);
+    let mut serial = server.serial(&vm);
+    serial.wait_for("fbdemo 1024x768");
+    let mut events = Events::of(&server, &ada);
+    // The list of his students' VMs, and no more than looking.
+    let listed = server.call("GET", "/vms?all=1", &lee, &Value::Null).json;
+    assert_eq!(listed["vms"][0]["vmid"], vm["vmid"]);
+    assert_eq!(open(&server, &vm, &lee, "?control=1").map(drop), Err(403));
+
+    let mut screen = open(&server, &vm, &lee, "").expect("he may look");
+    let told = events.wait_for("the badge", |vm| vm["watched_by"] == json!(["lee"]));
+    assert!(told["viewers"].as_u64() >= Some(2), "{told}");
+    let who = viewer(&server, &vm, &ada, "teacher");
+    assert_eq!((&who["name"], &who["control"], &who["screens"]), (&json!("lee"), &json!(false), &json!(1)));
+    key(&mut screen, b'b');
+    settle(&mut screen, 1);
+
+    // Given, without a new connection: his keys arrive. 48 is the guest's name for b, 46 for c, 32 for d.
+    may(&server, &vm, &ada, &who, true);
+    serial.wait_for_while("fbdemo key 46", || key(&mut screen, b'c'));
+    assert!(!serial.text.contains("fbdemo key 48"), "a key of before came through: {}", serial.text);
+    // Taken, in the middle of a message: that one ends, and nothing more comes.
+    screen.send(Message::Binary(vec![4, 1, 0, 0].into())).expect("half a key");
+    settle(&mut screen, 2);
+    may(&server, &vm, &ada, &who, false);
+    screen.send(Message::Binary(vec![0, 0, 0, b'c'].into())).expect("its rest");
+    for _ in 0..3 {
+        key(&mut screen, b'd');
+    }
+    settle(&mut screen, 3);
+    let mut own = open(&server, &vm, &ada, "").expect("the owner");
+    serial.wait_for_while("fbdemo key 31", || key(&mut own, b's'));
+    assert!(!serial.text.contains("fbdemo key 32"), "a key of after came through: {}", serial.text);
+    // The terminal of who only looks is mute too.
+    let mut terminal = server.terminal(&lee, &vm).expect("he may look");
+    terminal.send("\necho typed by lee\n");
+    terminal.wait_for("tiny: up");
+    let owner = viewer(&server, &vm, &ada, "owner");
+    let path = format!("/vms/{}/viewers/", vm["vmid"].as_str().expect("vmid"));
+    let body = json!({"control": false});
+    assert_eq!(server.call("POST", &format!("{path}{}", owner["id"]), &ada, &body).code(), "owner_controls");
+    assert_eq!(server.call("POST", &format!("{path}{}", who["id"]), &lee, &json!({"control": true})).status, 404);
+    assert_eq!(server.call("POST", &format!("{path}4711"), &ada, &body).code(), "viewer_not_found");
+
+    // Closed by the owner: both his windows.
+    assert_eq!(server.call("DELETE", &format!("{path}{}", who["id"]), &ada, &Value::Null).status, 204);
+    assert_eq!(closed(&mut screen), (1008, "closed by the owner".to_owned()));
+    assert_eq!(terminal.closed().0, 1008);
+    events.wait_for("the end of the badge", |vm| vm["watched_by"] == json!([]));
+    assert!(!serial.text.contains("typed by lee"));
+    settle(&mut own, 4);
+    until("it is written down", || {
+        let sql = "select string_agg(action || ' ' || detail, ', ' order by id) from audit where action like 'watch%' \
+                   or action like '%control' or action = 'close viewer'";
+        let said: Option<String> = server.database().query_one(sql, &[]).expect("audit").get(0);
+        let expected =
+            "watch ada, give control teacher lee, take control teacher lee, close viewer teacher lee, watch ended ada";
+        (said.as_deref() == Some(expected)).then_some(())
+    });
+    server.stop(&ada, &vm);
+    server.end();
+}
+
+#[test]
+fn teachers_watch_students_and_nobody_watches_who_is_none() {
+    let server = Server::start();
+    let (ada, lee, kim) = (server.sign_up("ada"), teacher(&server, "lee"), teacher(&server, "kim"));
+    let root = common::admin(&server);
+    let (student, colleague) = (server.launch(&ada), server.launch(&kim));
+    assert_eq!(open(&server, &colleague, &lee, "").map(drop), Err(404), "a teacher's own");
+    assert_eq!(open(&server, &student, &server.sign_up("bob"), "").map(drop), Err(404), "a fellow student's");
+    let all = server.call("GET", "/vms?all=1", &lee, &Value::Null).json;
+    let seen: Vec<&Value> = all["vms"].as_array().expect("vms").iter().map(|vm| &vm["user"]).collect();
+    assert_eq!(seen, [&json!("ada")]);
+    // An administrator only looks, too, unless he says that he wants more.
+    let mut looking = open(&server, &student, &root, "").expect("he may look");
+    assert_eq!(viewer(&server, &student, &ada, "admin")["control"], json!(false));
+    let mut acting = open(&server, &colleague, &root, "?control=1").expect("he may act");
+    assert_eq!(viewer(&server, &colleague, &kim, "admin")["control"], json!(true));
+    until("that is written down", || {
+        let sql = "select count(*) from audit where action in ('watch', 'watch with control') and ip <> ''";
+        (server.count(sql) == 2).then_some(())
+    });
+    // Signed out is out.
+    assert_eq!(server.call("POST", "/auth/logout", &root, &Value::Null).status, 204);
+    for screen in [&mut looking, &mut acting] {
+        assert_eq!(closed(screen).0, 1008);
+    }
+    server.stop(&ada, &student);
+    server.stop(&kim, &colleague);
+    server.end();
+}
+
+#[test]
+fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
+    let server = Server::start();
+    let ada = server.sign_up("ada");
+    let vm = server.launch(&ada);
+    let vmid = vm["vmid"].as_str().expect("vmid");
+    let made = server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &Value::Null).json["share"].clone();
+    let link = made["token"].as_str().expect("token");
+    let mut screen = server.websocket(&format!("/ws/{}?share={link}", vm["http_port"]), &[]).expect("the link");
+    drop(screen.read().expect("greeting"));
+    shake_hands(&mut screen);
+    let mut told = Events::by_link(&server, &format!("/vms/{vmid}/events?share={link}"));
+    assert_eq!(told.wait_for("what he may", |_| true), json!({"kind": "link", "control": false}));
+    let who = viewer(&server, &vm, &ada, "link");
+    may(&server, &vm, &ada, &who, true);
+    assert_eq!(told.wait_for("control", |_| true), json!({"kind": "link", "control": true}));
+    may(&server, &vm, &ada, &who, false);
+    assert_eq!(told.wait_for("no control", |_| true), json!({"kind": "link", "control": false}));
+    server.stop(&ada, &vm);
+    assert_eq!(told.wait_for("the end", |_| true), Value::Null);
+    server.end();
+}
+
+#[test]
+fn records_that_are_older_than_they_are_to_be_kept_are_removed_and_others_are_not() {
+    let server = Server::with("tls = \"off\"", "event_days = 30\naudit_days = 60", "");
+    let mut database = server.database();
+    let past = "insert into vm_events (vmid, at, kind, detail)
+                    select 'aaaaaaaaaaaa', now() - make_interval(days => d), 'test', '' from generate_series(1, 2500) d;
+                insert into connection_events (vmid, at, kind, console, ip, bytes_to_browser, bytes_to_vm, reason)
+                    select 'aaaaaaaaaaaa', now() - make_interval(days => d), 'connect', 'vnc', '', 0, 0, '' from generate_series(1, 100) d;
+                insert into audit (at, ip, action, target, detail)
+                    select now() - make_interval(days => d), '', 'test', '', '' from generate_series(1, 100) d;";
+    database.batch_execute(past).expect("records");
+    drop(database);
+    let (_, folder, _) = {
+        let mut server = server;
+        server.kill("-KILL");
+        server.wait()
+    };
+    // The janitor looks at a start, and then every hour.
+    let server = Server::run(folder);
+    let left = |table: &str, condition: &str| server.count(&format!("select count(*) from {table} where {condition}"));
+    until("the old ones are gone", || {
+        let old = "at < now() - interval '61 days'";
+        let counts = ["vm_events", "connection_events", "audit"].map(|table| left(table, old));
+        (counts == [0, 0, 0]).then_some(())
+    });
+    until("what is to be kept is", || {
+        let found =
+            (left("vm_events", "kind = 'test'"), left("connection_events", "true"), left("audit", "action = 'test'"));
+        // What was made so many days ago to the second is older by now.
+        (found == (29, 29, 59)).then_some(())
+    });
+    server.end();
+}
