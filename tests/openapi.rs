@@ -219,7 +219,7 @@ fn a_real_server_answers_as_it_is_described() {
     asker.good("POST", "/auth/logout", &[], &Value::Null);
     let api = asker.api;
     // A stream without an end and a websocket; tests/vms.rs and tests/screens.rs read those.
-    let elsewhere = ["GET /events", "GET /vms/{vmid}/events", "GET /ws/{http_port}", "GET /ws/{http_port}/serial"];
+    let elsewhere = ["GET /events", "GET /ws/{http_port}", "GET /ws/{http_port}/events", "GET /ws/{http_port}/serial"];
     let unseen: Vec<String> = api
         .operations()
         .map(|(method, path, _)| format!("{method} {path}"))

@@ -76,7 +76,7 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /connections/{vmid}", "", watched(200)),
     ("GET /ws/{http_port}", "", console(101)),
     ("GET /ws/{http_port}/serial", "", console(101)),
-    ("GET /vms/{vmid}/events", "", console(200)),
+    ("GET /ws/{http_port}/events", "", console(200)),
     ("POST /vms/{vmid}/viewers/{id}", r#"{"control": true}"#, vm(200)),
     ("DELETE /vms/{vmid}/viewers/{id}", "", vm(204)),
     ("POST /vms/{vmid}/keep", "", vm(200)),

@@ -158,7 +158,7 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
     let mut screen = server.websocket(&format!("/ws/{}?share={link}", vm["http_port"]), &[]).expect("the link");
     drop(screen.read().expect("greeting"));
     shake_hands(&mut screen);
-    let mut told = Events::by_link(&server, &format!("/vms/{vmid}/events?share={link}"));
+    let mut told = Events::by_link(&server, &format!("/ws/{}/events?share={link}", vm["http_port"]));
     assert_eq!(told.wait_for("what he may", |_| true), json!({"kind": "link", "control": false}));
     let who = viewer(&server, &vm, &ada, "link");
     may(&server, &vm, &ada, &who, true);

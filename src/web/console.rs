@@ -93,25 +93,28 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
 }
 
 /// Who looks at which VM, and what he may.
-struct Viewer {
-    vm: Rc<Vm>,
-    kind: Kind,
+pub(super) struct Viewing {
+    pub(super) vm: Rc<Vm>,
+    pub(super) kind: Kind,
     /// The account, unless a link was used.
     user: Option<String>,
     /// For the log: a login name, or which link.
     name: String,
     /// The hash of the token that lets him in.
-    token: TokenHash,
-    control: bool,
+    pub(super) token: TokenHash,
+    pub(super) control: bool,
 }
 
 /// A link counts before the session: who tries the link he gave away sees what others see. An administrator only looks unless he asks
 /// for control.
-async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
+///
+/// # Errors
+/// 404 for who may not look, 403 for who may not do more.
+pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
     if let Some(token) = req.link()? {
         let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
         let (name, kind) = (format!("link {}", share.id), Kind::Link);
-        return Ok(Viewer { vm, kind, user: None, name, token: share.token_hash, control: share.control });
+        return Ok(Viewing { vm, kind, user: None, name, token: share.token_hash, control: share.control });
     }
     let caller = req.caller()?;
     let missing = || Problem::not_found("vm_not_found", "No VM of yours runs behind this address.");
@@ -126,7 +129,7 @@ async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
         _ => false,
     };
     let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
-    Ok(Viewer { vm, kind, user, name, token: caller.token, control })
+    Ok(Viewing { vm, kind, user, name, token: caller.token, control })
 }
 
 /// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
@@ -167,8 +170,8 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
 }
 
 /// Accounts for one screen: told now, and taken back when the relay is dropped, however it ends.
-fn ticket(cx: &Cx, req: &Req, viewer: Viewer, console: Console) -> Ticket {
-    let Viewer { vm, kind, user, name, token, control } = viewer;
+fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
+    let Viewing { vm, kind, user, name, token, control } = viewer;
     let (who, first) = vm.viewers.enter(kind, &name, token, control, &vm.meter);
     if control && !who.control.replace(true) {
         cx.bus.tell_viewer(vm.vmid, &token, &viewers::told(kind, true));

@@ -119,20 +119,8 @@ pub(super) fn gone() -> Problem {
 /// # Errors
 /// 404 for a link that has ended or never was, 503 when the database is away.
 pub(super) async fn admit(cx: &Cx, token: &str, port: &str) -> Result<(Share, Rc<Vm>), Problem> {
-    admit_by(cx, token, || cx.vms.by_http_port(port.parse().ok()?)).await
-}
-
-/// As [`admit`], for the VM of that id.
-///
-/// # Errors
-/// As [`admit`].
-pub(super) async fn admit_to(cx: &Cx, token: &str, vmid: &str) -> Result<(Share, Rc<Vm>), Problem> {
-    admit_by(cx, token, || cx.vms.get(Vmid::parse(vmid)?)).await
-}
-
-async fn admit_by(cx: &Cx, token: &str, vm: impl FnOnce() -> Option<Rc<Vm>>) -> Result<(Share, Rc<Vm>), Problem> {
     let share = cx.db(shares::find(&cx.db, cx.sessions.hash(token))).await?.ok_or_else(gone)?;
-    let vm = vm();
+    let vm = port.parse().ok().and_then(|port| cx.vms.by_http_port(port));
     let vm = vm.filter(|vm| vm.vmid.to_string() == share.vmid).ok_or_else(gone)?;
     if !vm.shares.borrow().contains_key(&share.token_hash) {
         expire(cx, &vm, &share);

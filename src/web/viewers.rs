@@ -1,10 +1,11 @@
-//! `/vms/{vmid}/viewers/…` and `/vms/{vmid}/events`: who looks at a VM, giving and taking control, and what a viewer is told meanwhile.
+//! `/vms/{vmid}/viewers/…` and `/ws/{http_port}/events`: who looks at a VM, giving and taking control, and what a viewer is told meanwhile.
 //!
 //! Only the owner and administrators give, take and close. A viewer without an account has no other stream of events; his says what he
 //! may and when the VM is gone.
 
 use super::Req;
 use super::auth::audit_with;
+use super::console::Viewing;
 use super::session::{Caller, TokenHash};
 use super::vms::{row_of, visible};
 use crate::db::vms::VmRow;
@@ -98,22 +99,9 @@ pub(super) fn told(kind: Kind, control: bool) -> Value {
     json!({ "kind": kind.word(), "control": control })
 }
 
-/// `GET /vms/{vmid}/events`: what this viewer may, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
+/// `GET /ws/{http_port}/events`: what this viewer may, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
 pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let (vm, kind, token, control) = match req.link()? {
-        Some(token) => {
-            let (share, vm) = super::shares::admit_to(&cx, &token, req.param(0)).await?;
-            (vm, Kind::Link, share.token_hash, share.control)
-        }
-        None => {
-            let caller = req.caller()?;
-            let row = watchable(&cx, caller, req.param(0)).await?;
-            let gone = || Problem::conflict("vm_not_running", format!("This VM is {}.", row.state));
-            let vm = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)).ok_or_else(gone)?;
-            let kind = kind_of(caller, &row).unwrap_or(Kind::Owner);
-            (vm, kind, caller.token, kind == Kind::Owner)
-        }
-    };
+    let Viewing { vm, kind, token, control, .. } = super::console::viewer(&cx, &req).await?;
     if req.head.method == Method::Head {
         return Ok(super::events::headers());
     }

@@ -13,13 +13,14 @@ export function readAddress({ search, hash }, wanted = "") {
   if (!port || (console ?? "") !== wanted || Number(port) < 1 || Number(port) > 65535) return null;
   const vmid = query.get("vmid") ?? "";
   const share = /^#share=([\w-]{16,128})$/.exec(hash)?.[1] ?? null;
-  return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", share };
+  return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", control: query.get("control") === "1", share };
 }
 
 /** The console's address on the server this page came from. */
-export function consoleUrl({ port, console, share }) {
+export function consoleUrl({ port, console, share, control }) {
   const url = new URL(console ? `/ws/${port}/${console}` : `/ws/${port}`, location.href);
   if (share) url.searchParams.set("share", share);
+  if (control) url.searchParams.set("control", "1");
   return url;
 }
 
@@ -31,13 +32,13 @@ export function socketUrl(address) {
 }
 
 /** The page of the machine's other console, for the same person. */
-export function otherPage({ port, console, vmid, viewOnly, share }) {
-  const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(viewOnly && { view: "1" }) });
+export function otherPage({ port, console, vmid, viewOnly, control, share }) {
+  const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(viewOnly && { view: "1" }), ...(control && { control: "1" }) });
   return `${console ? "/novnc/" : "/terminal/"}?${query}${share ? `#share=${share}` : ""}`;
 }
 
-/** Takes away what this person may not do: with a link there is no account, and who only looks touches nothing. */
-export function hideTools({ viewOnly, share }) {
-  const away = [viewOnly && "[data-control]", (viewOnly || share) && "[data-owner]"].filter(Boolean);
-  for (const tool of away.flatMap((which) => [...document.querySelectorAll(which)])) tool.hidden = true;
+/** Takes away what this person may not do, or gives it back: with a link there is no account, and who only looks touches nothing. */
+export function showTools({ viewOnly, share }) {
+  for (const tool of document.querySelectorAll("[data-control]")) tool.toggleAttribute("data-barred", viewOnly);
+  if (viewOnly || share) for (const tool of document.querySelectorAll("[data-owner]")) tool.hidden = true;
 }

@@ -2,9 +2,11 @@
 //
 // Order matters in one place: a connection that ends for good is explained (veil.js) before
 // anything else, and only a lost one is tried again (connection.js).
-import { $ } from "../shared/dom.js";
+import { $, badge } from "../shared/dom.js";
+import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
-import { hideTools, otherPage, readAddress, socketUrl } from "./address.js";
+import { watching } from "../shared/words.js";
+import { otherPage, readAddress, showTools, socketUrl } from "./address.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
@@ -36,6 +38,16 @@ function prepare(session) {
   session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
 }
 
+/** What this person does goes on to the machine, or not. */
+function allow(control) {
+  address.viewOnly = !control;
+  if (!control) closePanels();
+  $("view-only").hidden = control;
+  showTools(address);
+  const session = rfb();
+  if (session) session.viewOnly = !control;
+}
+
 function connect() {
   connection = keepConnected({
     target: $("screen"),
@@ -62,8 +74,7 @@ setUpBar(focusGuest);
 setUpTools(rfb, focusGuest);
 setUpTouchKeys(rfb);
 if (address) {
-  $("view-only").hidden = !address.viewOnly;
-  hideTools(address);
+  allow(!address.viewOnly);
   $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("restart-open").addEventListener("click", async () => {
@@ -83,8 +94,9 @@ if (address) {
     focusGuest();
   });
   setUpWarning(focusGuest);
-  // Who came by a link has no account, and gets no news.
-  if (!address.share) warnOf(address);
+  // Who looks at somebody else's machine gets no news of it but what he may.
+  if (address.share || address.viewOnly || address.control) viewing(address, allow);
+  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {
   end("address");

@@ -3,9 +3,9 @@
 // `show(vm)` is the only way in, whatever told us (an answer, an event, a reload). It draws the
 // state it is given and keeps nothing but the machine on show and when its start began.
 import { call, serverNow } from "../shared/api.js";
-import { $, make, notice } from "../shared/dom.js";
+import { $, badge, make, notice } from "../shared/dom.js";
 import { warn } from "../shared/warning.js";
-import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span } from "../shared/words.js";
+import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span, watching } from "../shared/words.js";
 import { titleOf } from "./launcher.js";
 import { showSnapshots } from "./snapshots.js";
 
@@ -71,6 +71,7 @@ function showRunning(vm) {
     fact("Id", idButton(vm.vmid)),
   ];
   $("vm-facts").replaceChildren(...facts.filter(Boolean));
+  badge($("watched"), watching(vm.watched_by));
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);
   $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;

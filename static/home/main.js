@@ -14,6 +14,7 @@ import { loadImages, setUpImages } from "./images.js";
 import { loadProfiles, showFacts, showImages, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { setUpSnapshots } from "./snapshots.js";
+import { listViewers } from "./viewers.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
 
 const RETRY_MS = 3000;
@@ -72,6 +73,7 @@ function changed(vm) {
   if (!vm || (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid)) return;
   if (!alive(vm) && !before) return;
   show(vm);
+  listViewers();
   joinIfStarting();
   if (!alive(vm)) {
     loadHistory();

@@ -5,6 +5,7 @@ import { call, serverNow } from "../shared/api.js";
 import { $, closable, make } from "../shared/dom.js";
 import { exactly, span } from "../shared/words.js";
 import { current } from "./machine.js";
+import { listViewers } from "./viewers.js";
 
 const path = () => `/vms/${current()?.vmid}/shares`;
 
@@ -61,6 +62,7 @@ export function setUpShare() {
     $("share-some").hidden = true;
     dialog.showModal();
     list();
+    listViewers();
   });
   $("share-form").addEventListener("submit", (event) => {
     event.preventDefault();

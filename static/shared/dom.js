@@ -53,3 +53,10 @@ export function closable(dialog) {
   });
   for (const button of dialog.querySelectorAll("[data-close]")) button.addEventListener("click", () => dialog.close());
 }
+
+/** Shows a badge with these words, or none. */
+export function badge(element, words) {
+  element.hidden = !words;
+  // Set only when it changes: it is read out then.
+  if (element.textContent !== words) element.textContent = words;
+}

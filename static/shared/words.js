@@ -103,3 +103,9 @@ export function loss(vm) {
 export function keeps(persistence) {
   return persistence === "persistent" ? "Its disk is kept: files are there again next time." : "Nothing is kept once it stops: save your work elsewhere first.";
 }
+
+/** "lee is watching", or nothing. */
+export function watching(names = []) {
+  if (names.length === 0) return "";
+  return names.length === 1 ? `${names[0]} is watching` : `${names.slice(0, -1).join(", ")} and ${names.at(-1)} are watching`;
+}

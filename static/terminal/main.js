@@ -1,9 +1,11 @@
 // The terminal page: the guest's serial console in the whole window.
 import { onChord } from "../desktop/bar.js";
 import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
-import { hideTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
-import { $ } from "../shared/dom.js";
+import { showTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
+import { $, badge } from "../shared/dom.js";
+import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
+import { watching } from "../shared/words.js";
 import { keepConnected } from "./connection.js";
 import { openScreen } from "./screen.js";
 
@@ -91,6 +93,13 @@ function connect() {
   });
 }
 
+/** What this person types goes on to the machine, or not. */
+function allow(control) {
+  address.viewOnly = !control;
+  $("view-only").hidden = control;
+  showTools(address);
+}
+
 async function copy() {
   const text = screen.term.getSelection();
   if (!text) note("Select something with the mouse first, then copy it.");
@@ -122,8 +131,7 @@ function setUpKeys() {
 
 setUpKeys();
 if (address) {
-  $("view-only").hidden = !address.viewOnly;
-  hideTools(address);
+  allow(!address.viewOnly);
   $("desktop-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("copy").addEventListener("click", copy);
@@ -137,7 +145,8 @@ if (address) {
     screen.term.focus();
   });
   setUpWarning(() => screen.term.focus());
-  if (!address.share) warnOf(address);
+  if (address.share || address.viewOnly || address.control) viewing(address, allow);
+  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {
   end("address");

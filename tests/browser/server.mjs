@@ -94,28 +94,26 @@ export class Server {
     return { code, left };
   }
 
-  /** An administrator's token: may look at every machine's console. */
-  async warden() {
-    if (this.token) return this.token;
-    const enter = async (way) => {
-      // A context of its own: a cookie would have to come from a page.
-      const api = await request.newContext({ baseURL: this.url, ignoreHTTPSErrors: true });
-      const answer = await (await api.post(way, { data: { email: "warden@example.org", password: "correct horse" } })).json();
-      await api.dispose();
-      return answer.token;
-    };
-    await enter("/auth/signup");
-    execFileSync(binary, ["user", "promote", "warden", "--config", path.join(this.folder, "vmshare.toml")], { env: environment, stdio: "ignore" });
-    this.token = await enter("/auth/login");
-    return this.token;
+  /** A token of somebody whose password is that of all accounts here. A context of its own: a cookie would have to come from a page. */
+  async enter(login, way = "/auth/login") {
+    const api = await request.newContext({ baseURL: this.url, ignoreHTTPSErrors: true });
+    const answer = await (await api.post(way, { data: { email: login, password: "correct horse" } })).json();
+    await api.dispose();
+    return answer.token;
   }
 
-  /** What a VM's serial console has said and says, through the server: QEMU takes one client, and that is the server. */
+  /** Gives somebody a role, as the operator does. */
+  promote(login, role) {
+    execFileSync(binary, ["user", "promote", login, role, "--config", path.join(this.folder, "vmshare.toml")], { env: environment, stdio: "ignore" });
+  }
+
+  /** What a VM's serial console has said and says, through the server and as its owner: QEMU takes one client, and that is the server. */
   async serial(vmid) {
+    const token = await this.enter(this.sql(`select login from users u join vms v on v.user_id = u.id where vmid = '${vmid}'`));
     const port = this.sql(`select http_port from vms where vmid = '${vmid}'`);
     const socket = tls.connect({ host: "127.0.0.1", port: this.port, rejectUnauthorized: false });
     await once(socket, "secureConnect");
-    const headers = { host: `127.0.0.1:${this.port}`, authorization: `Bearer ${await this.warden()}`, upgrade: "websocket", connection: "Upgrade", "sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==" };
+    const headers = { host: `127.0.0.1:${this.port}`, authorization: `Bearer ${token}`, upgrade: "websocket", connection: "Upgrade", "sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==" };
     const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
     socket.write([`GET /ws/${port}/serial HTTP/1.1`, ...lines, "", ""].join("\r\n"));
     const send = (text) => {

@@ -88,3 +88,53 @@ test("a link shows the desktop to somebody without an account, lets nothing thro
   assert.deepEqual(owner.troubles, []);
   await Promise.all([owner.close(), guest.close()]);
 });
+
+test("a student sees that a teacher watches, gives him control, takes it back and closes his screen", async () => {
+  const student = await browse({ reducedMotion: "reduce" });
+  const teacher = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await signUp(teacher.page, server.url, "mslee");
+  server.promote("mslee", "teacher");
+  await signUp(student.page, server.url, "pupil");
+  const vm = await startDesktop(student.page);
+  const serial = await server.serial(vm.vmid);
+  // The role is seen by a session that begins now.
+  await teacher.context.clearCookies();
+  await teacher.page.goto(server.url);
+  await teacher.page.evaluate(() => fetch("/auth/login", { method: "POST", body: JSON.stringify({ email: "mslee", password: "correct horse" }) }));
+  await teacher.page.goto(`${server.url}/novnc/?path=ws/${vm.http_port}&view=1`);
+  await bars(teacher.page);
+  await showBar(teacher.page);
+  assert.ok(await teacher.page.locator("#view-only").isVisible());
+  assert.ok(!(await teacher.page.locator("#text-open").isVisible()));
+  await until("the student is told on the desktop", async () => (await student.page.locator("#watched").innerText()) === "mslee is watching");
+  await inspect(student.page, "watched", seen);
+  await student.page.goto(server.url);
+  await until("and on the start page", async () => (await student.page.locator("#watched").innerText()) === "mslee is watching");
+  await student.page.locator("#vm-share").click();
+  await until("who looks is listed", async () => (await student.page.locator("#viewer-list li").count()) === 1);
+  assert.match(await student.page.locator("#viewer-list").innerText(), /Teacher mslee looks, for \d+ s/);
+  await inspect(student.page, "viewers", seen);
+
+  await teacher.page.keyboard.press("b");
+  await student.page.locator("#viewer-list button").first().click();
+  await until("the teacher's page says that he has control", async () => !(await teacher.page.locator("#view-only").isVisible()));
+  await showBar(teacher.page);
+  assert.ok(await teacher.page.locator("#text-open").isVisible());
+  await teacher.page.locator("#screen canvas").click();
+  await teacher.page.keyboard.press("k");
+  await until("the guest has his key", () => keysOf(serial).includes(37));
+  assert.ok(!keysOf(serial).includes(48), "and none of before");
+  await until("the list says so", async () => /has control/.test(await student.page.locator("#viewer-list").innerText()));
+  await student.page.locator("#viewer-list button").first().click();
+  await until("it is taken back", async () => await teacher.page.locator("#view-only").isVisible());
+  await student.page.locator("#viewer-list button").nth(1).click();
+  await teacher.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
+  await until("nobody is listed", async () => !(await student.page.locator("#viewer-some").isVisible()));
+  await until("and the badge is gone", async () => !(await student.page.locator("#watched").isVisible()));
+  await call(student.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  serial.close();
+  assert.deepEqual(seen, []);
+  assert.deepEqual([...student.troubles, ...teacher.troubles], []);
+  await Promise.all([student.close(), teacher.close()]);
+});
