@@ -97,9 +97,9 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("POST /upload", "", signed_in(201)),
     ("DELETE /isos/{name}", "", own(204)),
     ("POST /uploads/", "", signed_in(201)),
-    ("HEAD /uploads/{id}", "", own(200)),
+    ("HEAD /uploads/{id}", "", vm(200)),
     ("PATCH /uploads/{id}", "", own(204)),
-    ("DELETE /uploads/{id}", "", own(204)),
+    ("DELETE /uploads/{id}", "", vm(204)),
     ("POST /auth/password", r#"{"current": "correct horse", "new": "correct horse"}"#, signed_in(204)),
     ("POST /auth/logout", "", signed_in(204)),
 ];
@@ -333,6 +333,24 @@ fn what_is_somebody_elses_cannot_be_named_in_a_body_and_is_in_no_list() {
         assert!(!world.server.call("GET", "/isos", token, &Value::Null).json.to_string().contains("owner.iso"));
         assert_eq!(world.server.call("GET", "/auth/me", token, &Value::Null).json["vm"], Value::Null);
     }
+    // An administrator who says whose sees and removes them; for others there is no such user.
+    for (method, path) in
+        [("GET", "/disks"), ("GET", "/isos"), ("DELETE", "/disks/spare"), ("DELETE", "/isos/owner.iso")]
+    {
+        let path = format!("{path}?user={uid}");
+        for caller in [2, 3] {
+            let answer = world.server.call(method, &path, &world.tokens[caller], &Value::Null);
+            assert_eq!(answer.status, 404, "{method} {path} by {}: {answer:?}", CALLERS[caller]);
+        }
+        let answer = world.server.call(method, &path, &world.tokens[4], &Value::Null);
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+        let named = answer.json.to_string();
+        assert!(method == "DELETE" || named.contains("spare") || named.contains("owner.iso"), "{named}");
+        let odd = path.replace(&uid, "..%2Fx");
+        assert_eq!(world.server.call(method, &odd, &world.tokens[4], &Value::Null).status, 404, "{odd}");
+    }
+    let audit = format!("select count(*) from audit where detail = 'of user {uid}' and action like 'delete %'");
+    assert_eq!(world.server.count(&audit), 2);
     // Everyone's are for administrators; who else asks gets his own.
     let all = |caller: usize| world.server.call("GET", "/vms?all=1", &world.tokens[caller], &Value::Null).json;
     assert_eq!(all(4)["vms"][0]["vmid"], world.vm["vmid"]);

@@ -128,7 +128,7 @@ fn bigint(bytes: u64) -> i64 {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn find(db: &Db, id: String, user: String) -> Result<Option<UploadRow>, Error> {
+pub async fn find(db: &Db, id: String, user: Option<String>) -> Result<Option<UploadRow>, Error> {
     db.call(move |conn| {
         let row = conn.query_opt(include_str!("../../sql/uploads/find.sql"), &[&id, &user])?;
         Ok(row.map(|row| UploadRow::from_row(&row)))

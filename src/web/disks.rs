@@ -1,6 +1,7 @@
 //! `/disks`: the disks one keeps. Nothing is done to a disk while a VM has it.
 
 use super::Req;
+use super::session::{Caller, subject};
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 /// `GET /disks`: `{disks, quota}`.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let uid = req.caller()?.user.id.clone();
+    let uid = subject(&req)?;
     let attached = attached(&cx, &uid).await?;
     let layout = cx.layout.clone();
     let found = cx.disk(move || disks::list(&layout, &uid)).await?;
@@ -108,6 +109,11 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::json(201, &json!({ "disk": to_json(&made, None) })))
 }
 
+/// For the audit trail: whose it is, where it is not the caller's own.
+pub(super) fn of(caller: &Caller, uid: &str) -> String {
+    if caller.user.id == uid { String::new() } else { format!("of user {uid}") }
+}
+
 /// One disk, or 404.
 async fn one(cx: &Cx, uid: &str, name: &str) -> Result<Listed, Problem> {
     let (layout, uid, wanted) = (cx.layout.clone(), uid.to_owned(), name.to_owned());
@@ -122,7 +128,7 @@ fn not_found(name: &str) -> Problem {
 /// `DELETE /disks/{name}`.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
-    let (uid, name) = (caller.user.id.clone(), req.param(0).to_owned());
+    let (uid, name) = (subject(&req)?, req.param(0).to_owned());
     names::check("name", &name).map_err(|_| not_found(&name))?;
     let _claim = cx.claims.of(&uid).await;
     one(&cx, &uid, &name).await?;
@@ -130,14 +136,14 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let (path, folder) = (disks::path(&cx.layout, &uid, &name), cx.layout.disks(&uid));
     let removed = cx.disk(move || store::remove(&path).and_then(|()| store::sync_folder(&folder))).await?;
     removed.map_err(|e| Problem::internal(format!("The disk could not be removed: {e}.")))?;
-    super::auth::audit(&cx, &req, &caller.user, "delete disk", &name).await;
+    super::auth::audit_with(&cx, &req, &caller.user, "delete disk", &name, &of(caller, &uid)).await;
     Ok(Response::empty(204))
 }
 
 /// `POST /disks/{name}/grow`: `{size_gb}`. A disk never shrinks: what is behind its new end would be lost.
 pub async fn grow(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
-    let (uid, name) = (caller.user.id.clone(), req.param(0).to_owned());
+    let (uid, name) = (subject(&req)?, req.param(0).to_owned());
     names::check("name", &name).map_err(|_| not_found(&name))?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["size_gb"])?;
@@ -153,7 +159,7 @@ pub async fn grow(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     work::check_quota(&cx, &uid, gb, Some(&name)).await?;
     let path = disks::path(&cx.layout, &uid, &name);
     work::qemu_img(&cx, |program| disk_args::qemu_img_grow(program, &path, gb)).await?;
-    super::auth::audit(&cx, &req, &caller.user, "grow disk", &name).await;
+    super::auth::audit_with(&cx, &req, &caller.user, "grow disk", &name, &of(caller, &uid)).await;
     let made = one(&cx, &uid, &name).await?;
     Ok(Response::json(200, &json!({ "disk": to_json(&made, None) })))
 }

@@ -1,6 +1,7 @@
 //! `/isos`: the images one may start, and how much room is left for more.
 
 use super::Req;
+use super::session::subject;
 use crate::config::Profile;
 use crate::house::Cx;
 use crate::net::response::Response;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 /// `GET /isos`: `{isos, quota}`; of the profile `?profile=`, whose image is the one marked `default`.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let uid = req.caller()?.user.id.clone();
+    let uid = subject(&req)?;
     let name = req.query()?.get("profile").unwrap_or("custom").to_owned();
     let running = cx.vms.of_user(&uid).map(|vm| vm.row.borrow().iso.clone());
     let (config, layout) = (Arc::clone(&cx.config), cx.layout.clone());
@@ -47,12 +48,13 @@ fn one(image: &Listed, running: Option<&str>) -> Value {
 /// `DELETE /isos/{name}`: one of the caller's own, or, for admins, a shared one. Not while a VM or a disk needs it.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
-    let (uid, name) = (caller.user.id.clone(), names::known_image(req.param(0))?.to_owned());
+    let (uid, name) = (subject(&req)?, names::known_image(req.param(0))?.to_owned());
     let _claim = cx.claims.of(&uid).await;
     let own = cx.layout.images(Some(&uid));
     let (file, shown) = (own.join(&name), name.clone());
     let is_own = cx.disk(move || file.is_file()).await?;
-    if !is_own && !caller.is_admin() {
+    // Of somebody else's only his own: a shared one is removed without naming anybody.
+    if !is_own && (!caller.is_admin() || uid != caller.user.id) {
         return Err(not_found(&shown));
     }
     let folder = if is_own { own } else { cx.layout.images(None) };
@@ -62,7 +64,8 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let removed = cx.disk(move || images::delete(&folder, &name, &defaults)).await?;
     match removed {
         Ok(true) => {
-            super::auth::audit(&cx, &req, &caller.user, "delete image", &shown).await;
+            super::auth::audit_with(&cx, &req, &caller.user, "delete image", &shown, &super::disks::of(caller, &uid))
+                .await;
             Ok(Response::empty(204))
         }
         Ok(false) => Err(not_found(&shown)),

@@ -100,6 +100,24 @@ impl Sessions {
     }
 }
 
+/// Whose disks or images a request is about: the caller's own, unless an administrator names somebody else by `?user=`.
+///
+/// # Errors
+/// 404 when somebody else does.
+pub fn subject(req: &Req) -> Result<String, Problem> {
+    let caller = req.caller()?;
+    match req.query()?.get("user") {
+        Some(user) if user != caller.user.id => {
+            // It becomes part of a path.
+            let plain = (1..=64).contains(&user.len())
+                && user.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+            let missing = || Problem::not_found("user_not_found", "There is no such user.");
+            (caller.is_admin() && plain).then(|| user.to_owned()).ok_or_else(missing)
+        }
+        _ => Ok(caller.user.id.clone()),
+    }
+}
+
 /// 401 for who is not signed in.
 #[must_use]
 pub fn sign_in_first() -> Problem {
