@@ -1,17 +1,18 @@
 //! A byte stream that many look at and one end serves: a guest's serial console.
 //!
 //! QEMU takes one client on such a socket, so the house holds that one connection, for the VM's whole life. What the guest writes is read
-//! at once and kept in a ring of bounded size; each [`Reader`] has a place in it and takes bytes as fast as its browser does. A new reader
-//! begins at the oldest line that is kept, a slow one is moved ahead and told how much it missed, and none costs memory. What readers
+//! at once and kept in a ring of bounded size (`proto::scrollback`); each [`Reader`] has a place in it and takes bytes as fast as its browser does. A
+//! new reader begins at the oldest line that is kept, a slow one is moved ahead and told how much it missed, and none costs memory. What readers
 //! write goes to the socket or is refused: then they keep it, and are told when there is room again.
 //!
 //! It must not: wait for a reader, or keep what the guest has not taken. When the connection ends, readers get what is left, then the end.
 
 use super::feed::Notify;
+use crate::proto::scrollback::{Place, Ring};
 use mio::Token;
 use mio::net::UnixStream;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::rc::Rc;
 
@@ -19,8 +20,6 @@ use std::rc::Rc;
 const QUANTUM: usize = 64 * 1024;
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 16 * 1024;
-/// How far behind the oldest byte the first whole line is looked for.
-const LINE_BYTES: usize = 4096;
 
 /// What reading from the guest came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl Line {
             socket: RefCell::default(),
             token: Cell::new(None),
             writable: Cell::new(false),
-            kept: RefCell::new(Ring { bytes: VecDeque::new(), most, end: 0 }),
+            kept: RefCell::new(Ring::new(most)),
             readers: RefCell::default(),
             notify,
         }))
@@ -120,8 +119,8 @@ impl Line {
     /// Somebody who looks from the oldest whole line on.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        let kept = self.0.kept.borrow();
-        Reader { line: self.clone(), conn: None, at: kept.first_line(), told: Some(kept.end), notice: Vec::new() }
+        let place = Place::begin(&self.0.kept.borrow());
+        Reader { line: self.clone(), conn: None, place }
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -146,12 +145,7 @@ impl Line {
 pub struct Reader {
     line: Line,
     conn: Option<u64>,
-    /// Its place, counted from the first byte the guest ever wrote.
-    at: u64,
-    /// Where what was there before it came ends, until that was told.
-    told: Option<u64>,
-    /// What is left to say about bytes it missed.
-    notice: Vec<u8>,
+    place: Place,
 }
 
 impl Reader {
@@ -163,7 +157,7 @@ impl Reader {
 
     /// True once, when all that was kept before it came is read: what follows is live.
     pub fn takes_mark(&mut self) -> bool {
-        self.notice.is_empty() && self.told.take_if(|end| *end <= self.at).is_some()
+        self.place.takes_mark()
     }
 
     /// The next bytes; 0 at the end of the line.
@@ -171,23 +165,9 @@ impl Reader {
     /// # Errors
     /// `WouldBlock` when the guest has written no more.
     pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let kept = self.line.0.kept.borrow();
-        if self.at < kept.start() {
-            self.notice = skipped(kept.start() - self.at);
-            self.at = kept.start();
-        }
-        if !self.notice.is_empty() {
-            let count = self.notice.len().min(room.len());
-            room[..count].copy_from_slice(&self.notice[..count]);
-            self.notice.drain(..count);
-            return Ok(count);
-        }
-        // Not beyond the mark, so that it stands between what was and what is.
-        let until = self.told.map_or(kept.end, |end| end.max(self.at));
-        let count = kept.read(self.at, until, room);
-        self.at += count as u64;
+        let count = self.place.read(&self.line.0.kept.borrow(), room);
         match count {
-            0 if self.line.is_joined() || self.told.is_some() => Err(ErrorKind::WouldBlock.into()),
+            0 if self.line.is_joined() || self.place.is_behind_its_mark() => Err(ErrorKind::WouldBlock.into()),
             count => Ok(count),
         }
     }
@@ -206,55 +186,6 @@ impl Drop for Reader {
         if let Some(conn) = self.conn {
             self.line.0.readers.borrow_mut().remove(&conn);
         }
-    }
-}
-
-/// CAN first: it ends an escape sequence that was cut.
-fn skipped(count: u64) -> Vec<u8> {
-    format!("\u{18}\r\n\u{1b}[0m[{} KB were skipped: this terminal was too slow]\r\n", count.div_ceil(1024))
-        .into_bytes()
-}
-
-/// The last bytes of a stream, by their place in it.
-struct Ring {
-    bytes: VecDeque<u8>,
-    most: usize,
-    end: u64,
-}
-
-impl Ring {
-    fn start(&self) -> u64 {
-        self.end - self.bytes.len() as u64
-    }
-
-    fn push(&mut self, new: &[u8]) {
-        self.end += new.len() as u64;
-        let new = &new[new.len().saturating_sub(self.most)..];
-        let over = (self.bytes.len() + new.len()).saturating_sub(self.most);
-        self.bytes.drain(..over);
-        self.bytes.extend(new);
-    }
-
-    /// Copies what is between two places, as far as it is kept and fits.
-    fn read(&self, from: u64, until: u64, room: &mut [u8]) -> usize {
-        let place = |at: u64| usize::try_from(at.saturating_sub(self.start())).unwrap_or(usize::MAX);
-        let from = place(from);
-        let count = place(until.min(self.end)).saturating_sub(from).min(room.len());
-        let (front, back) = self.bytes.as_slices();
-        let wanted = front.get(from..).unwrap_or_default();
-        let (first, second) = (wanted.len().min(count), from.saturating_sub(front.len()));
-        room[..first].copy_from_slice(&wanted[..first]);
-        room[first..count].copy_from_slice(&back[second..second + count - first]);
-        count
-    }
-
-    /// The oldest place where a line begins, or the oldest of all where lines are very long.
-    fn first_line(&self) -> u64 {
-        if self.start() == 0 {
-            return 0;
-        }
-        let newline = self.bytes.iter().take(LINE_BYTES).position(|byte| *byte == b'\n');
-        self.start() + newline.map_or(0, |at| at as u64 + 1)
     }
 }
 
@@ -320,7 +251,7 @@ mod tests {
         assert!(slow.takes_mark());
         guest.write_all(b"0123456789abc\ndef").unwrap();
         let _ = line.receive();
-        assert_eq!(line.0.kept.borrow().bytes.len(), 10);
+        assert_eq!(line.0.kept.borrow().len(), 10);
         let text = all(&mut slow);
         assert!(text.contains("[1 KB were skipped") && text.ends_with("789abc\ndef"), "{text:?}");
         assert_eq!(all(&mut line.reader()), "def", "a new one begins with a whole line");
@@ -334,7 +265,7 @@ mod tests {
         let first = line.receive();
         assert_eq!(first, Flow::More);
         while line.receive() == Flow::More {}
-        assert_eq!(line.0.kept.borrow().bytes.len(), 1000);
+        assert_eq!(line.0.kept.borrow().len(), 1000);
     }
 
     #[test]

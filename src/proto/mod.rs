@@ -13,6 +13,7 @@ pub mod procfs;
 pub mod qcow2;
 pub mod qmp;
 pub mod rfb;
+pub mod scrollback;
 pub mod telegram;
 pub mod tus;
 pub mod url;
