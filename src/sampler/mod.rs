@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use probe::Probe;
 use rules::{Event, Kind, Rules};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -460,7 +461,9 @@ fn run(mut state: State, words: &Receiver<Watch>) {
             Err(RecvTimeoutError::Timeout) => {}
         }
         let now = Instant::now();
-        state.sample(now);
+        if catch_unwind(AssertUnwindSafe(|| state.sample(now))).is_err() {
+            log::error!("a sample panicked; the next one is tried");
+        }
         // A host that stood still is not measured many times at once.
         next = (next + state.interval).max(now);
     }
