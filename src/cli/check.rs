@@ -49,6 +49,9 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         Ok(free) => tell(free >= FREE_MIN, format!("{} MiB free in {}", free >> 20, config.base_dir.display())),
         Err(e) => tell(false, format!("{}: {e}", config.base_dir.display())),
     }
+    if Bot::of(&config.telegram).is_none() {
+        println!("note    alerts are only logged; to have them in Telegram set TG_BOT_TOKEN and TG_CHAT_ID");
+    }
     if user::euid() == 0 {
         println!(
             "note    the server would run as root, and so would QEMU; conf/vmshare.service runs it as a user of its own"

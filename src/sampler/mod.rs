@@ -446,6 +446,12 @@ pub fn host_name() -> String {
 
 fn run(mut state: State, words: &Receiver<Watch>) {
     let mut next = Instant::now();
+    for path in state.probe.unreadable_volumes() {
+        log::warn!(
+            "alerts.volumes: {} is not watched, it cannot be measured; correct its name or mount it",
+            path.display()
+        );
+    }
     // Nothing to compare with yet: this look is the ground of the next one's rates.
     drop(state.probe.sample(&mut state.watched, next));
     next += FIRST.min(state.interval);
