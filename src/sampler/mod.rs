@@ -291,8 +291,8 @@ struct State {
     storage: Option<Arc<Storage>>,
     logins: HashMap<String, String>,
     changes: VecDeque<Alert>,
-    /// When those that fire were first told, in seconds since 1970.
-    since: BTreeMap<rules::Key, i64>,
+    /// When those that fire were first told, in seconds since 1970, and under which name: that stays, also when a user's becomes known.
+    since: BTreeMap<rules::Key, (i64, String)>,
     asked: Vec<Answer<Report>>,
     telegram: Option<SyncSender<telegram::Outgoing>>,
     told: Arc<telegram::Counts>,
@@ -410,16 +410,18 @@ impl State {
         } else {
             log::warn!(alert = name, subject = subject.as_str(); "{line}");
         }
-        let since = match recovered {
-            true => self.since.remove(&event.key).unwrap_or_else(|| now.as_second()),
-            false => *self.since.entry(event.key.clone()).or_insert_with(|| now.as_second()),
+        let known = self.logins.get(subject).filter(|_| *kind == Kind::UserStorage);
+        let first = || (now.as_second(), known.unwrap_or(subject).clone());
+        let (since, named) = match recovered {
+            true => self.since.remove(&event.key).unwrap_or_else(first),
+            false => self.since.entry(event.key.clone()).or_insert_with(first).clone(),
         };
         if self.changes.len() == CHANGES {
             self.changes.pop_front();
         }
         self.changes.push_back(Alert {
             kind: *kind,
-            subject: self.logins.get(subject).filter(|_| *kind == Kind::UserStorage).unwrap_or(subject).clone(),
+            subject: named,
             value: event.value,
             threshold: event.rule.limit,
             text,
