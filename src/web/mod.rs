@@ -194,8 +194,8 @@ pub fn streams(head: &Head) -> bool {
 }
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
-pub async fn answer(cx: Cx, mut req: Req) -> Response {
-    let (asked, found) = (cx.now(), find(&req.head));
+pub async fn answer(cx: Cx, mut req: Req, found: Found) -> Response {
+    let asked = cx.now();
     let matched = found.as_ref().ok().and_then(Option::as_ref);
     let path = matched.map(|(route, _)| (route.method.to_string(), route.path));
     let vmid = matched.filter(|(route, _)| route.path.contains("{vmid}"));
@@ -226,8 +226,8 @@ struct Outcome {
     login: Option<String>,
 }
 
-/// The route that was found, or why there is none.
-type Found = Result<Option<(&'static Route, Vec<String>)>, Problem>;
+/// The route that was found with what its `{…}` matched, or why there is none.
+pub type Found = Result<Option<(&'static Route, Vec<String>)>, Problem>;
 
 async fn dispatch(cx: &Cx, req: &mut Req, found: Found) -> Outcome {
     let (secure, id, mut login) = (req.secure, req.id.clone(), None);
@@ -272,7 +272,10 @@ async fn route(cx: &Cx, req: &mut Req, found: Found, login: &mut Option<String>)
 }
 
 /// The route of a request, or 405 when its path is known under other methods.
-fn find(head: &Head) -> Found {
+///
+/// # Errors
+/// 405.
+pub fn find(head: &Head) -> Found {
     let wanted = if head.method == Method::Head { &Method::Get } else { &head.method };
     let mut allow: Vec<String> = Vec::new();
     for route in ROUTES {
