@@ -192,9 +192,6 @@ impl House {
         let limit = Duration::from_secs(self.config.limits.db_seconds);
         match first(call, self.clock.sleep(limit)).await {
             Either::First(result) => {
-                if matches!(result, Err(crate::db::Error::Busy)) {
-                    self.metrics.refused_job("db");
-                }
                 self.metrics.db_seconds.observe(self.now() - asked);
                 result.map_err(Problem::from)
             }
@@ -210,11 +207,7 @@ impl House {
     /// # Errors
     /// 503 when their queue is full, 500 when the job broke.
     pub async fn disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-        let done = self.disk.call(job).await;
-        if matches!(done, Err(Refused::Full)) {
-            self.metrics.refused_job("disk");
-        }
-        done.map_err(Problem::from)
+        self.disk.call(job).await.map_err(Problem::from)
     }
 
     /// Runs `job` on the threads that write uploads, in its turn: uploads are bounded by their number.

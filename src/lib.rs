@@ -6,7 +6,7 @@
 //!                           └──┬──────────────────┬───────────────────┬───────────┘
 //!                          bounded queue      bounded queue       bounded queue      (answers ring the loop's bell)
 //!                              ▼                  ▼                   ▼
-//!                          db: PostgreSQL     disk: files, fork   hash: Argon2id
+//!                          db: PostgreSQL     disk: files, fork   hash: Argon2id      sampler: /proc ──▶ telegram
 //! ```
 //! Five rules, kept by `tests/layering.rs` and lints: parsers are pure; `unsafe` is in [`sys`] only; time is read by the loop and by
 //! blocking threads; `async fn` is for stories; files and functions stay short. `docs/architecture.md` tells the whole.

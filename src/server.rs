@@ -389,7 +389,10 @@ impl Server {
         let req = Req { id: name, head, body, incoming, ip, secure, gone, caller, params };
         let reply = Reply { answers: Rc::clone(&self.answers), id: Some(id) };
         let cx = Rc::clone(&self.cx);
-        self.tasks.spawner().spawn("request", async move { reply.give(web::answer(cx, req).await) });
+        let found = web::find(&req.head);
+        // An operator sees stories by their names.
+        let name = found.as_ref().ok().and_then(Option::as_ref).map_or("page", |(route, _)| route.path);
+        self.tasks.spawner().spawn(name, async move { reply.give(web::answer(cx, req, found).await) });
     }
 
     /// Runs stories and does what they ask for, until nothing more comes of it.

@@ -197,6 +197,17 @@ fn a_browser_that_stops_reading_costs_no_memory_and_nobody_else_notices() {
     }
     let grown = memory().saturating_sub(before);
     assert!(grown < 4096, "{grown} KB for five readers that stopped");
+    // One reads again: how long QEMU waited for it is known.
+    let stalled = || {
+        let text = String::from_utf8(server.call("GET", "/metrics", "", &Value::Null).body).expect("text");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("vmshare_relay_stalled_seconds_total{direction=\"down\"} "));
+        line.and_then(|seconds| seconds.parse::<f64>().ok()).expect("a number")
+    };
+    until("the time of back-pressure is counted", || {
+        deaf[0].read().expect("a picture");
+        (stalled() > 0.0).then_some(())
+    });
     server.end();
 }
 

@@ -78,6 +78,9 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
              systemd service of conf/vmshare.service, beside conf/vmshare-vms.service"
         ),
     }
+    if Bot::of(&config.telegram).is_none() {
+        println!("note    alerts are only logged; to have them in Telegram set TG_BOT_TOKEN and TG_CHAT_ID");
+    }
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
 }
 

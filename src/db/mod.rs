@@ -28,7 +28,7 @@ pub use thread::{CliDb, Thread, open_for_cli};
 use crate::reactor::task::oneshot;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -141,6 +141,8 @@ pub struct Db {
     state: Arc<Mutex<State>>,
     /// Jobs that wait or are being done.
     depth: Arc<AtomicUsize>,
+    /// Jobs that were refused because too many waited.
+    refused: Arc<AtomicU64>,
 }
 
 /// One job that waits; dropping it counts it off.
@@ -153,6 +155,12 @@ impl Drop for Waits {
 }
 
 impl Db {
+    /// Jobs that were refused because too many waited.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Jobs that wait or are being done.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -182,7 +190,10 @@ impl Db {
         });
         match self.jobs.try_send(Message::Job(job)) {
             Ok(()) => promise.await.unwrap_or(Err(Error::Lost)),
-            Err(TrySendError::Full(_)) => Err(Error::Busy),
+            Err(TrySendError::Full(_)) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Error::Busy)
+            }
             Err(TrySendError::Disconnected(_)) => Err(Error::Away("the database thread has ended".into())),
         }
     }

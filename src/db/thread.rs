@@ -58,7 +58,10 @@ impl Db {
             }
         };
         let handle = std::thread::Builder::new().name("db".into()).spawn(move || run(&settings, &queue, &set))?;
-        Ok((Self { jobs: jobs.clone(), state, depth: Arc::default() }, Thread { jobs, handle }))
+        Ok((
+            Self { jobs: jobs.clone(), state, depth: Arc::default(), refused: Arc::default() },
+            Thread { jobs, handle },
+        ))
     }
 }
 

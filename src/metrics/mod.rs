@@ -146,8 +146,6 @@ pub struct Metrics {
     pub db_seconds: Histogram,
     /// Waits for the database that took too long.
     pub db_timeouts: Counter,
-    /// Jobs that a full queue refused, by queue.
-    refused_jobs: RefCell<BTreeMap<&'static str, u64>>,
     /// Bytes of uploads that came.
     pub upload_bytes: Counter,
     /// Uploads by what came of them.
@@ -177,7 +175,6 @@ impl Default for Metrics {
             launch_seconds: Histogram::new(LAUNCH),
             db_seconds: Histogram::new(DATABASE),
             db_timeouts: Counter::default(),
-            refused_jobs: RefCell::default(),
             upload_bytes: Counter::default(),
             uploads: RefCell::default(),
             panics: Counter::default(),
@@ -207,11 +204,6 @@ impl Metrics {
         if result == "started" {
             self.launch_seconds.observe(time);
         }
-    }
-
-    /// Counts a job that a full queue refused.
-    pub fn refused_job(&self, queue: &'static str) {
-        *self.refused_jobs.borrow_mut().entry(queue).or_default() += 1;
     }
 
     /// Counts an upload's end.
@@ -259,8 +251,6 @@ impl Metrics {
         page.family("vmshare_launch_seconds", Histogram, help).histogram(&[], &self.launch_seconds);
         page.family("vmshare_db_seconds", Histogram, "Waits for the database.").histogram(&[], &self.db_seconds);
         page.one("vmshare_db_timeouts_total", Counter, "Waits for the database given up.", self.db_timeouts.get());
-        let help = "Jobs that a full queue refused.";
-        labelled(page, "vmshare_queue_refused_total", help, "queue", &self.refused_jobs);
         page.one("vmshare_upload_bytes_total", Counter, "Bytes of uploads that came.", self.upload_bytes.get());
         labelled(page, "vmshare_uploads_total", "Uploads by outcome.", "result", &self.uploads);
         page.one("vmshare_panics_total", Counter, "Bugs survived.", self.panics.get());

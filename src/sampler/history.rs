@@ -3,8 +3,10 @@
 use super::Sample;
 use std::collections::VecDeque;
 
-/// Entries of the fine ring: an hour at five seconds, the time of a longer or shorter interval accordingly.
-pub const FINE: usize = 720;
+/// Entries of the fine ring at most: an hour at a second. At five seconds an hour is 720.
+pub const FINE: usize = 3600;
+/// How far back the fine ring goes, in seconds.
+const FINE_SECONDS: i64 = 3600;
 /// Entries of the coarse ring: a day at a minute.
 pub const COARSE: usize = 1440;
 /// Seconds of a coarse entry.
@@ -75,6 +77,9 @@ impl History {
 
     fn add_point(&mut self, point: Point) {
         push(&mut self.fine, point, FINE);
+        while self.fine.front().is_some_and(|first| first.at <= point.at - FINE_SECONDS) {
+            self.fine.pop_front();
+        }
         let minute = point.at.div_euclid(COARSE_SECONDS);
         match &mut self.sum {
             Some((sum, count)) if sum.at.div_euclid(COARSE_SECONDS) == minute => {
@@ -115,7 +120,7 @@ mod tests {
             history.add_point(Point { at: 1_000_020 + n * 5, cpu: n as f64, vms: 2.0, ..Point::default() });
         }
         let (hour, day): (Vec<_>, Vec<_>) = (history.hour().collect(), history.day().collect());
-        assert_eq!((hour.len(), day.len()), (FINE, COARSE));
+        assert_eq!((hour.len(), day.len()), (720, COARSE));
         assert_eq!((hour[0].cpu, hour[719].cpu), (39_280.0, 39_999.0));
         // The last whole minute has the means of its twelve samples.
         let last = day[COARSE - 1];
@@ -125,12 +130,24 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_is_an_hour_at_any_interval_and_bounded() {
+        for (step, wanted) in [(1, FINE), (60, 60), (3600, 1)] {
+            let mut history = History::default();
+            (0..5000).for_each(|n| history.add_point(Point { at: n * step, ..Point::default() }));
+            assert_eq!(history.hour().count(), wanted, "every {step} s");
+        }
+        let mut still = History::default();
+        (0..5000).for_each(|_| still.add_point(Point::default()));
+        assert_eq!(still.hour().count(), FINE, "a clock that stands still");
+    }
+
+    #[test]
     fn a_clock_that_jumps_breaks_nothing() {
         let mut history = History::default();
         for at in [100, 105, 50, -70, 100_000] {
             history.add_point(Point { at, cpu: 10.0, ..Point::default() });
         }
-        assert_eq!(history.hour().count(), 5);
+        assert_eq!(history.hour().count(), 1);
         assert!(history.day().all(|point| point.cpu == 10.0));
     }
 }

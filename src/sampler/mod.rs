@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use probe::Probe;
 use rules::{Event, Kind, Rules};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -290,8 +291,8 @@ struct State {
     storage: Option<Arc<Storage>>,
     logins: HashMap<String, String>,
     changes: VecDeque<Alert>,
-    /// When those that fire were first told, in seconds since 1970.
-    since: BTreeMap<rules::Key, i64>,
+    /// When those that fire were first told, in seconds since 1970, and under which name: that stays, also when a user's becomes known.
+    since: BTreeMap<rules::Key, (i64, String)>,
     asked: Vec<Answer<Report>>,
     telegram: Option<SyncSender<telegram::Outgoing>>,
     told: Arc<telegram::Counts>,
@@ -409,16 +410,18 @@ impl State {
         } else {
             log::warn!(alert = name, subject = subject.as_str(); "{line}");
         }
-        let since = match recovered {
-            true => self.since.remove(&event.key).unwrap_or_else(|| now.as_second()),
-            false => *self.since.entry(event.key.clone()).or_insert_with(|| now.as_second()),
+        let known = self.logins.get(subject).filter(|_| *kind == Kind::UserStorage);
+        let first = || (now.as_second(), known.unwrap_or(subject).clone());
+        let (since, named) = match recovered {
+            true => self.since.remove(&event.key).unwrap_or_else(first),
+            false => self.since.entry(event.key.clone()).or_insert_with(first).clone(),
         };
         if self.changes.len() == CHANGES {
             self.changes.pop_front();
         }
         self.changes.push_back(Alert {
             kind: *kind,
-            subject: self.logins.get(subject).filter(|_| *kind == Kind::UserStorage).unwrap_or(subject).clone(),
+            subject: named,
             value: event.value,
             threshold: event.rule.limit,
             text,
@@ -445,6 +448,12 @@ pub fn host_name() -> String {
 
 fn run(mut state: State, words: &Receiver<Watch>) {
     let mut next = Instant::now();
+    for path in state.probe.unreadable_volumes() {
+        log::warn!(
+            "alerts.volumes: {} is not watched, it cannot be measured; correct its name or mount it",
+            path.display()
+        );
+    }
     // Nothing to compare with yet: this look is the ground of the next one's rates.
     drop(state.probe.sample(&mut state.watched, next));
     next += FIRST.min(state.interval);
@@ -460,7 +469,9 @@ fn run(mut state: State, words: &Receiver<Watch>) {
             Err(RecvTimeoutError::Timeout) => {}
         }
         let now = Instant::now();
-        state.sample(now);
+        if catch_unwind(AssertUnwindSafe(|| state.sample(now))).is_err() {
+            log::error!("a sample panicked; the next one is tried");
+        }
         // A host that stood still is not measured many times at once.
         next = (next + state.interval).max(now);
     }

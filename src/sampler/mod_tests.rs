@@ -65,6 +65,24 @@ fn what_nobody_asked_for_waits_within_a_bound() {
 }
 
 #[test]
+fn an_alert_ends_under_the_name_it_began_with() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut state = State::new(&folder.path().join("proc"), &config(folder.path(), ""), None, Arc::default());
+    let rule = thresholds::Rule { limit: 1.0, for_seconds: 0, repeat_seconds: 0 };
+    let tell = |state: &mut State, change| {
+        let event = Event { key: (Kind::UserStorage, "a1b2".into()), change, value: 2.0, rule };
+        state.tell(&event, &Sample::default(), &Default::default(), false);
+        let alert = state.changes.back().expect("an alert");
+        (alert.subject.clone(), alert.text.lines().next().expect("a line").to_owned())
+    };
+    assert_eq!(tell(&mut state, Change::Fired), ("a1b2".into(), "⚠️ Storage of a1b2 is 0M".into()));
+    state.take(Watch::Logins(HashMap::from([("a1b2".to_owned(), "alice".to_owned())])));
+    let over = Change::Recovered { after: 5 };
+    assert_eq!(tell(&mut state, over), ("a1b2".into(), "✅ Storage of alice is normal again".into()));
+    assert_eq!(tell(&mut state, Change::Fired).0, "alice");
+}
+
+#[test]
 fn the_thread_answers_with_a_sample_of_this_host_and_ends_with_its_handle() {
     let folder = tempfile::tempdir().expect("folder");
     let sampler = Sampler::start(&config(folder.path(), "sample_seconds = 1")).expect("threads");

@@ -71,6 +71,12 @@ impl Probe {
         }
     }
 
+    /// Volumes that cannot be measured now.
+    #[must_use]
+    pub fn unreadable_volumes(&self) -> Vec<&Path> {
+        self.volumes.iter().map(PathBuf::as_path).filter(|path| volume(path).is_none()).collect()
+    }
+
     /// Reads a file into the buffer.
     fn read(&mut self, name: std::fmt::Arguments<'_>) -> Option<&[u8]> {
         self.path.clear();

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Alerts that wait for the database; of more the oldest are dropped, the log has them.
 const UNWRITTEN: usize = 512;
+/// Before the sampler is asked again after it gave no answer.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Between attempts while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -98,13 +100,25 @@ pub fn begin(cx: &Cx) {
     });
     let story = Rc::clone(cx);
     cx.spawner.spawn("host", async move {
-        while let Ok(report) = story.sampler.next().await {
-            if story.host.take(report) {
-                ask_logins(&story);
+        loop {
+            match story.sampler.next().await {
+                Ok(report) => {
+                    if story.host.take(report) {
+                        ask_logins(&story);
+                    }
+                    write(&story);
+                }
+                Err(_) => {
+                    // Nobody would take back a reason to refuse launches.
+                    if story.host.report.borrow_mut().take().is_some() {
+                        log::error!(
+                            "the sampler does not answer: the host is not measured, and launches are not refused for it"
+                        );
+                    }
+                    story.clock.sleep(AGAIN).await;
+                }
             }
-            write(&story);
         }
-        log::error!("the sampler ended: the host is not measured any more, and no alert is raised");
     });
 }
 

@@ -96,6 +96,11 @@ fn queues(page: &mut Page, cx: &House) {
     ] {
         family.value(&[("queue", queue)], float(depth));
     }
+    let help = "What a full queue refused, by queue.";
+    let mut family = page.family("vmshare_queue_refused_total", Kind::Counter, help);
+    for (queue, count) in [("db", cx.db.refused()), ("disk", cx.disk.refused()), ("hash", cx.hash.refused())] {
+        family.value(&[("queue", queue)], bytes(count));
+    }
 }
 
 fn alerts(page: &mut Page, cx: &House) {

@@ -198,11 +198,13 @@ pub fn streams(head: &Head) -> bool {
 }
 
 /// Answers a request. `req.params` and `req.caller` are filled in here.
-pub async fn answer(cx: Cx, mut req: Req) -> Response {
-    let (asked, found) = (cx.now(), find(&req.head).ok().flatten());
-    let vmid = found.as_ref().filter(|(route, _)| route.path.contains("{vmid}"));
+pub async fn answer(cx: Cx, mut req: Req, found: Found) -> Response {
+    let asked = cx.now();
+    let matched = found.as_ref().ok().and_then(Option::as_ref);
+    let path = matched.map(|(route, _)| (route.method.to_string(), route.path));
+    let vmid = matched.filter(|(route, _)| route.path.contains("{vmid}"));
     let vmid = vmid.and_then(|(_, params)| Vmid::parse(params.first()?)).map(|vmid| vmid.to_string());
-    let Outcome { result, secure, id, login } = dispatch(&cx, &mut req).await;
+    let Outcome { result, secure, id, login } = dispatch(&cx, &mut req, found).await;
     let mut response = match result {
         Ok(response) => response,
         Err(problem) => problem.into(),
@@ -210,8 +212,7 @@ pub async fn answer(cx: Cx, mut req: Req) -> Response {
     response.about.user = response.about.user.take().or(login);
     response.about.vmid = response.about.vmid.take().or(vmid);
     // Methods are those of the table; what is asked for beside it is one route.
-    let (method, path) =
-        found.map_or_else(|| ("any".to_owned(), "page"), |(route, _)| (route.method.to_string(), route.path));
+    let (method, path) = path.unwrap_or_else(|| ("any".to_owned(), "page"));
     cx.metrics.request(method, path, response.status, cx.now() - asked);
     if response.upgrade.is_none() {
         response.headers.push(("x-request-id", id));
@@ -229,13 +230,16 @@ struct Outcome {
     login: Option<String>,
 }
 
-async fn dispatch(cx: &Cx, req: &mut Req) -> Outcome {
+/// The route that was found with what its `{…}` matched, or why there is none.
+pub type Found = Result<Option<(&'static Route, Vec<String>)>, Problem>;
+
+async fn dispatch(cx: &Cx, req: &mut Req, found: Found) -> Outcome {
     let (secure, id, mut login) = (req.secure, req.id.clone(), None);
-    Outcome { result: route(cx, req, &mut login).await, secure, id, login }
+    Outcome { result: route(cx, req, found, &mut login).await, secure, id, login }
 }
 
-async fn route(cx: &Cx, req: &mut Req, login: &mut Option<String>) -> Result<Response, Problem> {
-    let Some((route, params)) = find(&req.head)? else {
+async fn route(cx: &Cx, req: &mut Req, found: Found, login: &mut Option<String>) -> Result<Response, Problem> {
+    let Some((route, params)) = found? else {
         return pages::serve(req);
     };
     req.params = params;
@@ -272,7 +276,10 @@ async fn route(cx: &Cx, req: &mut Req, login: &mut Option<String>) -> Result<Res
 }
 
 /// The route of a request, or 405 when its path is known under other methods.
-fn find(head: &Head) -> Result<Option<(&'static Route, Vec<String>)>, Problem> {
+///
+/// # Errors
+/// 405.
+pub fn find(head: &Head) -> Found {
     let wanted = if head.method == Method::Head { &Method::Get } else { &head.method };
     let mut allow: Vec<String> = Vec::new();
     for route in ROUTES {

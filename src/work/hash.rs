@@ -49,6 +49,12 @@ impl Hash {
         Pool::start_with("hash", 1, queue, step_back).map(Self)
     }
 
+    /// Passwords that were refused because too many waited.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.0.refused()
+    }
+
     /// Passwords that wait.
     #[must_use]
     pub fn depth(&self) -> usize {

@@ -11,6 +11,7 @@ use crate::reactor::task::oneshot;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -41,6 +42,7 @@ pub struct Pool(Arc<Handle>);
 struct Handle {
     queue: Arc<Queue>,
     room: usize,
+    refused: AtomicU64,
 }
 
 /// One wake a job: a channel behind a lock would wake a second thread to hold the lock.
@@ -82,7 +84,7 @@ impl Pool {
                 serve(&shared);
             })?;
         }
-        Ok(Self(Arc::new(Handle { queue: shared, room: queue })))
+        Ok(Self(Arc::new(Handle { queue: shared, room: queue, refused: AtomicU64::new(0) })))
     }
 
     /// As [`Pool::call`] for work that was let in already: it takes its turn however many wait.
@@ -96,6 +98,12 @@ impl Pool {
         let (answer, promise) = oneshot();
         self.push_always(Box::new(move || answer.give(job())));
         promise.await.map_err(|_| Refused::Broke)
+    }
+
+    /// Jobs that were refused because too many waited.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
     }
 
     /// Jobs that wait.
@@ -127,6 +135,7 @@ impl Pool {
     fn push(&self, job: Job) -> Result<(), Job> {
         let mut jobs = self.0.queue.lock();
         if jobs.0.len() >= self.0.room {
+            self.0.refused.fetch_add(1, Ordering::Relaxed);
             return Err(job);
         }
         jobs.0.push_back(job);
@@ -202,6 +211,7 @@ pub(crate) mod tests {
             std::future::poll_fn(|cx| std::task::Poll::Ready(queued.as_mut().poll(cx).is_pending())).await;
             let full = pool.call(|| 3).await;
             open.send(()).expect("job waits");
+            assert_eq!(pool.refused(), 1);
             (held.await, queued.await, full, pool.call(|| 4).await)
         });
         assert_eq!(answers, (Ok(1), Err(Refused::Broke), Err(Refused::Full), Ok(4)));

@@ -436,7 +436,7 @@ fn idle(server: &Server) {
     let (woken, worked) = (wakes(), ticks());
     std::thread::park_timeout(Duration::from_secs(10));
     println!(
-        "idle server              {} wake-ups of the loop and {} ms of CPU in 10 s (target 0)",
+        "idle server              {} wake-ups of the loop and {} ms of CPU in 10 s (target: those of the sampler, 2)",
         wakes() - woken,
         (ticks() - worked) * 10
     );
