@@ -181,6 +181,7 @@ fn machine(asker: &mut Asker<'_>) {
     for path in ["/vms/{vmid}", "/connections/{vmid}", "/connections", "/vms", "/auth/me", "/disks"] {
         asker.good("GET", path, &[&id], &Value::Null);
     }
+    asker.good("GET", "/vms/{vmid}/screen.png", &[&id], &Value::Null);
     let plain = asker.ask("GET", "/ws/{http_port}", &[&vm["http_port"].to_string()], &Value::Null);
     assert_eq!(plain.code(), "websocket_expected");
     asker.good("POST", "/vms/{vmid}/snapshots", &[&id], &json!({"name": "now"}));

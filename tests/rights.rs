@@ -41,8 +41,8 @@ const fn admin(status: u16) -> Statuses {
 }
 
 /// By their owner, administrators, and who has a link.
-const fn console() -> Statuses {
-    [401, 101, 404, 404, 101, 101]
+const fn console(status: u16) -> Statuses {
+    [401, status, 404, 404, status, status]
 }
 
 /// Route, body ("{who}" is the caller), statuses. In an order in which what a row needs is there: a changed password and a log-out come last.
@@ -66,8 +66,9 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /connections", "", admin(200)),
     ("GET /vms/{vmid}", "", vm(200)),
     ("GET /connections/{vmid}", "", vm(200)),
-    ("GET /ws/{http_port}", "", console()),
-    ("GET /ws/{http_port}/serial", "", console()),
+    ("GET /ws/{http_port}", "", console(101)),
+    ("GET /ws/{http_port}/serial", "", console(101)),
+    ("GET /vms/{vmid}/screen.png", "", console(200)),
     ("POST /vms/{vmid}/keep", "", vm(200)),
     ("POST /vms/{vmid}/resume", "", vm(200)),
     ("GET /vms/{vmid}/snapshots", "", vm(200)),

@@ -26,6 +26,7 @@ pub mod programs;
 pub mod real;
 pub mod restart;
 pub mod room;
+pub mod screen;
 pub mod snapshots;
 pub mod stop;
 pub mod supervise;
@@ -109,6 +110,8 @@ pub struct Vm {
     pub ended: Latch<VmRow>,
     /// Open screens.
     pub viewers: Cell<u32>,
+    /// Pictures of its screen.
+    pub shots: screen::Shots,
     /// Bytes and input of all its screens.
     pub meter: Rc<Meter>,
     /// When it was started or adopted, for the idle time before the first input.

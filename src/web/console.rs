@@ -112,7 +112,8 @@ struct Viewer {
 /// A link counts before the session: who tries the link he gave away sees what others see.
 async fn viewer(cx: &Cx, req: &Req) -> Result<Viewer, Problem> {
     if let Some(token) = req.link()? {
-        let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
+        let behind = || req.param(0).parse().ok().and_then(|port| cx.vms.by_http_port(port));
+        let (share, vm) = shares::admit(cx, &token, behind).await?;
         let name = format!("link {}", share.id);
         return Ok(Viewer { vm, user: None, name, token: share.token_hash, control: share.control });
     }

@@ -65,9 +65,40 @@ test("the home page is accessible, fits and is silent in all its states", async 
   await inspect(page, "starting", seen);
   release();
   await page.waitForURL(/\/novnc\//);
+  await page.clock.install();
   await page.goto(server.url);
   await page.locator("#vm-open").waitFor();
+  // What the machine shows: a place of fixed shape from the start, then the guest's colour bars.
+  const shape = () => page.locator("#vm-look").evaluate((link) => `${link.clientWidth}x${link.clientHeight}`);
+  const before = await shape();
+  const colour = () =>
+    page.locator("#vm-picture").evaluate((image) => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
+      const context = canvas.getContext("2d");
+      if (image.naturalWidth) context.drawImage(image, 0, 0);
+      return image.naturalWidth ? `${image.naturalWidth} ${[...context.getImageData(47, 78, 1, 1).data.slice(0, 3)]}` : "none";
+    });
+  await until("the thumbnail shows the second bar", async () => (await colour()) === "320 255,255,0");
+  assert.equal(await shape(), before, "nothing jumps");
+  assert.match(await page.locator("#vm-look").getAttribute("href"), /^\/novnc\/\?path=ws\//);
   await inspect(page, "running", seen);
+  // Nobody looks at a page behind others: nothing is asked for.
+  let asked = 0;
+  page.on("request", (request) => (asked += request.url().includes("/screen.png")));
+  await page.evaluate(() => {
+    Object.defineProperty(document, "visibilityState", { configurable: true, get: () => window.behind ?? "visible" });
+    window.behind = "hidden";
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await until("a look that was under way has ended", async () => (await page.evaluate(() => fetch("/version").then((answer) => answer.ok))));
+  asked = 0;
+  await page.clock.runFor(30_000);
+  assert.equal(asked, 0, "looks while the page is hidden");
+  await page.evaluate(() => {
+    delete window.behind;
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await until("the page looks again", () => asked > 0);
   await page.locator("#vm-stop").click();
   await inspect(page, "stop", seen);
   await page.keyboard.press("Escape");
