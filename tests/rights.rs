@@ -64,6 +64,15 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /isos", "", signed_in(200)),
     ("GET /disks", "", signed_in(200)),
     ("GET /connections", "", admin(200)),
+    ("GET /admin/users", "", admin(200)),
+    ("POST /admin/users/{id}", r#"{"quota_gb": 5}"#, admin(200)),
+    ("POST /admin/users/{id}/password", "", admin(200)),
+    ("GET /admin/invites", "", admin(200)),
+    ("POST /admin/invites", r#"{"uses": 2}"#, admin(201)),
+    ("DELETE /admin/invites/{id}", "", admin(204)),
+    ("GET /admin/audit", "", admin(200)),
+    ("POST /admin/vms/stop", r#"{"vmids": ["000000000000"]}"#, admin(200)),
+    ("POST /admin/vms/restart", r#"{"vmids": ["000000000000"]}"#, admin(200)),
     ("GET /vms/{vmid}", "", vm(200)),
     ("GET /connections/{vmid}", "", vm(200)),
     ("GET /ws/{http_port}", "", console(101)),
@@ -171,6 +180,13 @@ impl World {
             let path = format!("/vms/{}/snapshots", self.vmid());
             there(&self.server.call("POST", &path, &self.tokens[5], &json!({"name": "now"})));
             real.replace("{name}", "now")
+        } else if real.starts_with("/admin/users/") {
+            // One who signed up for the row above.
+            let found = self.server.call("GET", "/admin/users?q=new-anonymous", &self.tokens[4], &Value::Null).json;
+            real.replace("{id}", found["users"][0]["id"].as_str().expect("an id"))
+        } else if real.starts_with("/admin/invites/") {
+            let made = self.server.call("POST", "/admin/invites", &self.tokens[4], &Value::Null).json;
+            real.replace("{id}", made["invite"]["id"].as_str().expect("an id"))
         } else if real.contains("/shares/") {
             real.replace("{id}", &self.share().0)
         } else if real.starts_with("/disks/") {

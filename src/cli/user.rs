@@ -32,7 +32,10 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
         UserCommand::List { json } => list(&mut db, json),
         UserCommand::Invite { uses, days, role } => {
             let code = BASE64URL_NOPAD.encode(&crate::random::bytes::<9>());
-            db.run(|c| invites::create_now(c, invites::code_hash(&code), role.as_str(), uses, days))?;
+            let code_hash = invites::code_hash(&code);
+            let role = role.as_str().to_owned();
+            let new = invites::NewInvite { code: code_hash, role, uses, days, note: String::new(), by: None };
+            db.run(|c| invites::create_now(c, &new, 0))?;
             println!("{code}");
             Ok(())
         }

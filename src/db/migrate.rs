@@ -11,6 +11,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (1, "first", include_str!("../../sql/migrations/0001_first.sql")),
     (2, "uploads", include_str!("../../sql/migrations/0002_uploads.sql")),
     (4, "life", include_str!("../../sql/migrations/0004_life.sql")),
+    (7, "admin", include_str!("../../sql/migrations/0007_admin.sql")),
 ];
 
 /// Keeps two starting programs from migrating at the same time.

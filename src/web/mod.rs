@@ -4,6 +4,7 @@
 //! request and end in a [`Response`] or a [`Problem`]; they know nothing of sockets. What is in no row of the table is an embedded
 //! page or 404.
 
+pub mod admin;
 pub mod assets;
 pub mod auth;
 pub mod connections;
@@ -175,6 +176,15 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
     route!(Get "/ws/{http_port}" UserOrLink console::vnc, "the screen (websocket)"),
     route!(Get "/ws/{http_port}/serial" UserOrLink console::serial, "the serial console (websocket)"),
+    route!(Get "/admin/users" Admin admin::users::list, "accounts, with a search"),
+    route!(Post "/admin/users/{id}" Admin admin::users::change, "change a role or a quota, disable or enable"),
+    route!(Post "/admin/users/{id}/password" Admin admin::users::reset, "give somebody another password"),
+    route!(Get "/admin/invites" Admin admin::invites::list, "invitations that have not ended"),
+    route!(Post "/admin/invites" Admin admin::invites::create, "invite somebody, or a class"),
+    route!(Delete "/admin/invites/{id}" Admin admin::invites::remove, "take an invitation back"),
+    route!(Get "/admin/audit" Admin admin::audit::list, "who did what, with a search"),
+    route!(Post "/admin/vms/stop" Admin admin::vms::stop, "stop many VMs"),
+    route!(Post "/admin/vms/restart" Admin admin::vms::restart, "restart many VMs"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),

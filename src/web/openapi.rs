@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 /// Tags in the order in which people need them: name, what it is about, operations.
-const TAGS: [(&str, &str, &str); 8] = [
+const TAGS: [(&str, &str, &str); 9] = [
     ("account", "Sign up, sign in, and who one is.", include_str!("openapi/account.json")),
     ("machines", "Start, watch and stop VMs.", include_str!("openapi/machines.json")),
     ("consoles", "Screens and terminals, as websockets.", include_str!("openapi/consoles.json")),
@@ -24,6 +24,11 @@ const TAGS: [(&str, &str, &str); 8] = [
     ("snapshots", "Go back to where a VM was.", include_str!("openapi/snapshots.json")),
     ("disks", "What is kept when a VM ends.", include_str!("openapi/disks.json")),
     ("images", "What VMs start from, and how it gets here.", include_str!("openapi/images.json")),
+    (
+        "administration",
+        "For administrators: people, invitations, many VMs at once.",
+        include_str!("openapi/administration.json"),
+    ),
     ("server", "For operators and their tools.", include_str!("openapi/server.json")),
 ];
 
