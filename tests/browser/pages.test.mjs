@@ -2,12 +2,8 @@
 // silent (a breach of the Content-Security-Policy is an error there), and a keyboard is enough.
 
 import assert from "node:assert/strict";
-import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, bars, browse, call, keysOf, machines, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
-
-const WIDE = { width: 1280, height: 800 };
-const PHONE = { width: 360, height: 740 };
+import { bars, browse, call, inspect, keysOf, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true")));
@@ -16,24 +12,6 @@ after(async () => {
   assert.equal(code, 0, server.log);
   assert.deepEqual(left, [], "run folders are left");
 });
-
-/** Looks at the page as it is now, four times: light and dark, wide and narrow. */
-async function inspect(page, name, seen) {
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    for (const size of [WIDE, PHONE]) {
-      await page.setViewportSize(size);
-      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
-      const where = `${name}-${colorScheme}-${size.width}`;
-      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
-      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-  await page.setViewportSize(WIDE);
-}
 
 test("the home page is accessible, fits and is silent in all its states", async () => {
   const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
