@@ -13,7 +13,7 @@ const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"
     Run <code>conf/setup</code> where the sources are, then build it again.</p></body></html>\n";
 
 /// The paths of the pages themselves, as `build.mjs` has them.
-const PAGES: [&str; 5] = ["/", "/404.html", "/docs", "/novnc/", "/terminal/"];
+const PAGES: [&str; 6] = ["/", "/404.html", "/admin/", "/docs", "/novnc/", "/terminal/"];
 
 fn main() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");

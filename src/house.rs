@@ -113,6 +113,8 @@ pub struct House {
     pub disk: Pool,
     /// Threads that write uploads: they may wait for the disk for seconds, which a launch must not.
     pub store: Pool,
+    /// The thread that makes pictures of screens; behind everything else.
+    pub pictures: Pool,
     /// Where what people keep is.
     pub layout: Layout,
     /// One change of a user's images and disks at a time.

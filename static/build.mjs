@@ -23,14 +23,16 @@ const pages = [
   { source: "home.html", path: "/", budget: 60 * 1024 },
   { source: "desktop.html", path: "/novnc/", budget: 120 * 1024 },
   { source: "terminal.html", path: "/terminal/", budget: 160 * 1024 },
+  { source: "admin.html", path: "/admin/", budget: 80 * 1024 },
   { source: "docs.html", path: "/docs", budget: 40 * 1024 },
   { source: "404.html", path: "/404.html", budget: 20 * 1024 },
 ];
-const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js", "terminal.js": "terminal/main.js", "docs.js": "docs/main.js" };
+const scripts = { "theme.js": "theme.js", "home.js": "home/main.js", "desktop.js": "desktop/main.js", "terminal.js": "terminal/main.js", "docs.js": "docs/main.js", "admin.js": "admin/main.js", "graphs.js": "admin/graphs.js" };
 const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
 // Licences ask that whoever gets a library is told what it is and where its source is.
 const credits = {
   "desktop.js": "/*! Contains noVNC 1.7.0, MPL-2.0: https://github.com/novnc/noVNC, and pako, MIT: https://github.com/nodeca/pako */",
+  "graphs.js": "/*! Contains uPlot 1.6.32, MIT: https://github.com/leeoniya/uPlot */",
   "home.js": "/*! Contains tus-js-client 4.3.1, MIT: https://github.com/tus/tus-js-client */",
   "terminal.js": "/*! Contains xterm.js 6.0.0, MIT: https://github.com/xtermjs/xterm.js */",
 };
@@ -128,6 +130,7 @@ async function main() {
   asset("icon.svg", readFileSync(join(here, "icon.svg")));
   asset("style.css", styles());
   asset("xterm.css", await librarySheet("@xterm/xterm/css/xterm.css"));
+  asset("uplot.css", await librarySheet("uplot/dist/uPlot.min.css"));
   for (const [name, entry] of Object.entries(scripts)) asset(name, await bundle(name, entry));
 
   const totals = [];

@@ -149,6 +149,25 @@ fn account_and_server(asker: &mut Asker<'_>) {
     assert_eq!(asker.good("GET", "/openapi.json", &[], &Value::Null), asker.api.document);
 }
 
+fn administration(asker: &mut Asker<'_>) {
+    let found = asker.good("GET", "/admin/users", &[], &Value::Null);
+    let second = found["users"].as_array().expect("a list").iter().find(|user| user["login"] == "second");
+    let id = second.expect("who signed up above")["id"].as_str().expect("an id").to_owned();
+    asker.good("POST", "/admin/users/{id}", &[&id], &json!({"role": "teacher", "disabled": false, "quota_gb": 5}));
+    asker.good("POST", "/admin/users/{id}/password", &[&id], &Value::Null);
+    assert_eq!(asker.ask("POST", "/admin/users/{id}", &["x"], &json!({"quota_gb": 1})).code(), "user_not_found");
+    let made = asker.good("POST", "/admin/invites", &[], &json!({"uses": 3, "note": "class"}));
+    asker.good("GET", "/admin/invites", &[], &Value::Null);
+    let invite = made["invite"]["id"].as_str().expect("an id").to_owned();
+    asker.good("DELETE", "/admin/invites/{id}", &[&invite], &Value::Null);
+    assert_eq!(asker.ask("DELETE", "/admin/invites/{id}", &[&invite], &Value::Null).code(), "invite_not_found");
+    asker.good("GET", "/admin/audit", &[], &Value::Null);
+    for path in ["/admin/vms/stop", "/admin/vms/restart"] {
+        asker.good("POST", path, &[], &json!({"vmids": ["000000000000"]}));
+        assert_eq!(asker.ask("POST", path, &[], &json!({"vmids": []})).code(), "invalid_field");
+    }
+}
+
 fn images(asker: &mut Asker<'_>) {
     let bytes = fs::read(image()).expect("image");
     let head = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"tiny.iso\"\r\n\r\n";
@@ -183,6 +202,7 @@ fn machine(asker: &mut Asker<'_>) {
     for path in lists.into_iter().chain(watched) {
         asker.good("GET", path, &[&id], &Value::Null);
     }
+    asker.good("GET", "/vms/{vmid}/screen.png", &[&id], &Value::Null);
     let plain = asker.ask("GET", "/ws/{http_port}", &[&vm["http_port"].to_string()], &Value::Null);
     assert_eq!(plain.code(), "websocket_expected");
     asker.good("POST", "/vms/{vmid}/snapshots", &[&id], &json!({"name": "now"}));
@@ -214,6 +234,7 @@ fn a_real_server_answers_as_it_is_described() {
     let token = common::admin(&server);
     let mut asker = Asker { server: &server, api: Api::new(), token };
     account_and_server(&mut asker);
+    administration(&mut asker);
     images(&mut asker);
     machine(&mut asker);
     asker.good("POST", "/auth/logout", &[], &Value::Null);

@@ -79,6 +79,16 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /ws/{http_port}/events", "", console(200)),
     ("POST /vms/{vmid}/viewers/{id}", r#"{"control": true}"#, vm(200)),
     ("DELETE /vms/{vmid}/viewers/{id}", "", vm(204)),
+    ("GET /vms/{vmid}/screen.png", "", console(200)),
+    ("GET /admin/users", "", admin(200)),
+    ("POST /admin/users/{id}", r#"{"quota_gb": 5}"#, admin(200)),
+    ("POST /admin/users/{id}/password", "", admin(200)),
+    ("GET /admin/invites", "", admin(200)),
+    ("POST /admin/invites", r#"{"uses": 2}"#, admin(201)),
+    ("DELETE /admin/invites/{id}", "", admin(204)),
+    ("GET /admin/audit", "", admin(200)),
+    ("POST /admin/vms/stop", r#"{"vmids": ["000000000000"]}"#, admin(200)),
+    ("POST /admin/vms/restart", r#"{"vmids": ["000000000000"]}"#, admin(200)),
     ("POST /vms/{vmid}/keep", "", vm(200)),
     ("POST /vms/{vmid}/resume", "", vm(200)),
     ("GET /vms/{vmid}/snapshots", "", vm(200)),
@@ -190,6 +200,13 @@ impl World {
             let seen = self.owner("GET", &format!("/connections/{}", self.vmid()), &Value::Null);
             let who = seen.json["who"].as_array().expect("who").iter().find(|who| who["kind"] == "link").cloned();
             real.replace("{id}", &who.expect("the guest")["id"].to_string())
+        } else if real.starts_with("/admin/users/") {
+            // One who signed up for the row above.
+            let found = self.server.call("GET", "/admin/users?q=new-anonymous", &self.tokens[4], &Value::Null).json;
+            real.replace("{id}", found["users"][0]["id"].as_str().expect("an id"))
+        } else if real.starts_with("/admin/invites/") {
+            let made = self.server.call("POST", "/admin/invites", &self.tokens[4], &Value::Null).json;
+            real.replace("{id}", made["invite"]["id"].as_str().expect("an id"))
         } else if real.contains("/shares/") {
             real.replace("{id}", &self.share().0)
         } else if real.starts_with("/disks/") {

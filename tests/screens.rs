@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Server, closed, shake_hands, until};
+use common::{Answer, Server, closed, shake_hands, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -101,6 +101,67 @@ fn a_strangers_vm_does_not_exist_and_an_admin_sees_it() {
     assert_eq!(events[0]["vmid"], vm["vmid"]);
     let stopped = server.call("POST", &stop, &admin, &json!({"force": true})).json;
     assert_eq!(stopped["exit"], json!("stopped by an administrator"));
+    server.end();
+}
+
+/// Width and pixels of a picture.
+fn decoded(answer: &Answer) -> (usize, Vec<u8>) {
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("image/png")), "{answer:?}");
+    let mut reader = png::Decoder::new(std::io::Cursor::new(&answer.body)).read_info().expect("a PNG");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
+    let info = reader.next_frame(&mut pixels).expect("pixels");
+    assert_eq!((info.color_type, info.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
+    (info.width as usize, pixels)
+}
+
+#[test]
+fn what_the_guest_shows_can_be_had_as_a_picture_by_those_who_may_look() {
+    let server = Server::start();
+    let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
+    let vm = server.launch(&owner);
+    let path = format!("{}/screen.png", path_of(&vm));
+    let get = |rest: &str, token: &str| server.call("GET", &format!("{path}{rest}"), token, &Value::Null);
+    // The demo's colour bars, as tests/browser sees them on a canvas.
+    let bars = |(wide, pixels): &(usize, Vec<u8>), scale: usize| {
+        let at = |x: usize| [0, 1, 2].map(|colour| pixels[(250 / scale * wide + x / scale) * 3 + colour]);
+        (0..8).map(|bar| at(90 + bar * 60)).collect::<Vec<_>>()
+    };
+    let colours = [7, 6, 3, 2, 5, 4, 1, 0].map(|c| [c & 4, c & 2, c & 1].map(|bit| if bit > 0 { 255 } else { 0 }));
+    server.serial(&vm).wait_for("fbdemo 1024x768");
+    let whole = until("the picture has the colour bars", || {
+        let picture = decoded(&get("", &owner));
+        (picture.0 == 1024 && bars(&picture, 1) == colours).then_some(picture)
+    });
+    assert_eq!(whole.1.len(), 1024 * 768 * 3);
+    // Many at once: all get it, and the same one.
+    let many: Vec<Answer> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| get("?w=256", &owner))).collect();
+        asked.into_iter().map(|one| one.join().expect("an answer")).collect()
+    });
+    let small = decoded(&many[0]);
+    assert_eq!((small.0, small.1.len(), bars(&small, 4)), (256, 256 * 192 * 3, colours.to_vec()));
+    let tag = many[0].header("etag").expect("a tag").to_owned();
+    assert!(many.iter().all(|one| one.header("etag") == Some(&tag)), "{:?}", many.iter().map(|one| one.header("etag")));
+    assert_eq!(many[0].header("cache-control"), Some("private, max-age=3"));
+    let unchanged = server.raw(&format!(
+        "GET {path}?w=256 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {owner}\r\nIf-None-Match: {tag}\r\nConnection: close\r\n\r\n"
+    ));
+    // A clock ticks in the demo's corner: unchanged is what still has the tag.
+    assert!(unchanged.status == 304 && unchanged.body.is_empty() || unchanged.header("etag") != Some(&tag));
+    for bad in ["?w=15", "?w=1281", "?w=x"] {
+        assert_eq!((get(bad, &owner).status, get(bad, &owner).code()), (422, "invalid_field"), "{bad}");
+    }
+    assert_eq!((get("", &stranger).status, get("", "").status), (404, 401));
+    let share = server.call("POST", &format!("{}/shares", path_of(&vm)), &owner, &Value::Null).json["share"].clone();
+    let link = format!("?w=64&share={}", share["token"].as_str().expect("token"));
+    assert_eq!(decoded(&get(&link, "")).0, 64);
+    let revoke = format!("{}/shares/{}", path_of(&vm), share["id"].as_str().expect("id"));
+    assert_eq!(server.call("DELETE", &revoke, &owner, &Value::Null).status, 204);
+    assert_eq!(get(&link, "").code(), "share_not_found");
+    let run = server.base().join("runs").join(vm["vmid"].as_str().expect("vmid"));
+    assert!(run.exists() && !run.join("screen.ppm").exists(), "QEMU's picture lies about in {run:?}");
+    server.stop(&owner, &vm);
+    assert_eq!((get("", &owner).status, get("", &owner).code()), (409, "vm_not_running"));
     server.end();
 }
 

@@ -75,6 +75,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         db,
         disk: Pool::start("disk", 2, limits.disk_queue).map_err(thread)?,
         store: Pool::start("store", 2, 0).map_err(thread)?,
+        pictures: Pool::start_behind("pictures", 1, crate::vm::screen::WAITING).map_err(thread)?,
         layout: Layout::new(&config.base_dir),
         claims: Claims::default(),
         uploads: Uploads::default(),

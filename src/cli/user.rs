@@ -35,8 +35,16 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
         UserCommand::List { json } => list(&mut db, json),
         UserCommand::Invite { uses, days, role } => {
             let code = BASE64URL_NOPAD.encode(&crate::random::bytes::<9>());
+            let new = invites::NewInvite {
+                code: invites::code_hash(&code),
+                role: role.as_str().to_owned(),
+                uses,
+                days,
+                note: String::new(),
+                by: None,
+            };
             db.run(|c| {
-                invites::create_now(c, invites::code_hash(&code), role.as_str(), uses, days)?;
+                invites::create_now(c, &new, 0)?;
                 note(c, "invite", role.as_str(), &format!("uses={uses} days={days}"))
             })?;
             println!("{code}");

@@ -155,6 +155,48 @@ pub fn audit_now(
     Ok(())
 }
 
+/// A line of the audit trail, as it is read.
+#[derive(Debug, Clone)]
+pub struct Audited {
+    /// Its place in the trail.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// Who: a login name.
+    pub user_login: Option<String>,
+    /// From where.
+    pub ip: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// In words.
+    pub detail: String,
+}
+
+/// The newest lines that have `words` (in lower case) in them, before one of them where `before` is given.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn audited(db: &Db, words: String, limit: i64, before: Option<i64>) -> Result<Vec<Audited>, Error> {
+    db.call(move |conn| {
+        let rows = conn.query(include_str!("../../sql/events/audit_list.sql"), &[&words, &limit, &before])?;
+        Ok(rows
+            .iter()
+            .map(|row| Audited {
+                id: row.get(0),
+                at: row.get(1),
+                user_login: row.get(2),
+                ip: row.get(3),
+                action: row.get(4),
+                target: row.get(5),
+                detail: row.get(6),
+            })
+            .collect())
+    })
+    .await
+}
+
 /// Something that happened to a VM and changed nothing in its row.
 ///
 /// # Errors

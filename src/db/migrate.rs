@@ -12,6 +12,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (2, "uploads", include_str!("../../sql/migrations/0002_uploads.sql")),
     (4, "life", include_str!("../../sql/migrations/0004_life.sql")),
     (6, "alerts", include_str!("../../sql/migrations/0006_alerts.sql")),
+    (7, "admin", include_str!("../../sql/migrations/0007_admin.sql")),
     (8, "retention", include_str!("../../sql/migrations/0008_retention.sql")),
 ];
 

@@ -7,6 +7,7 @@
 //!
 //! One server a database: it holds a session-level advisory lock as long as it is connected. Secrets in the URL never appear in errors.
 
+pub mod accounts;
 pub mod alerts;
 pub mod conn;
 pub mod events;

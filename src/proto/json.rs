@@ -62,6 +62,16 @@ impl Fields {
         }
     }
 
+    /// A list of 1 to `most` strings that must be there.
+    ///
+    /// # Errors
+    /// 422, naming the bound.
+    pub fn strs(&self, name: &str, most: usize) -> Result<Vec<&str>, Problem> {
+        let items = self.0.get(name).and_then(Value::as_array).filter(|items| (1..=most).contains(&items.len()));
+        let texts: Option<Vec<&str>> = items.and_then(|items| items.iter().map(Value::as_str).collect());
+        texts.ok_or_else(|| Problem::unprocessable(name, format!("must be a list of 1 to {most} strings")))
+    }
+
     /// A truth value that may be there.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod http;
 pub mod iso9660;
 pub mod json;
 pub mod multipart;
+pub mod ppm;
 pub mod problem;
 pub mod procfs;
 pub mod qcow2;

@@ -6,6 +6,7 @@
 use super::args;
 use super::disk_args::{self, NewDisk};
 use super::tool;
+use crate::db::accounts;
 use crate::db::vms::VmRow;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
@@ -63,7 +64,7 @@ pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Resu
     let there = cx.disk(move || disks::list(&layout, &owner)).await?;
     let used: u64 =
         there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(|disk| disk.size.div_ceil(1 << 30)).sum();
-    let quota = u64::from(cx.config.limits.disk_quota_gb);
+    let quota = quota_gb(cx, uid).await?;
     if used + u64::from(gb) <= quota {
         return Ok(());
     }
@@ -71,6 +72,24 @@ pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Resu
         "Your disks have {used} of {quota} GiB; {gb} more do not fit. Remove a disk, or ask for a larger quota."
     );
     Err(Problem::new(413, "quota_exceeded", detail))
+}
+
+/// What the disks of a user may have together, in GiB: his own quota, or the settings'.
+///
+/// # Errors
+/// 503 when the database is away.
+pub async fn quota_gb(cx: &Cx, uid: &str) -> Result<u64, Problem> {
+    let own = cx.db(accounts::quota(&cx.db, uid.to_owned())).await?;
+    Ok(own.unwrap_or_else(|| u64::from(cx.config.limits.disk_quota_gb)))
+}
+
+/// What the images and unfinished uploads of a user may have together, in bytes: his own quota, or the settings'.
+///
+/// # Errors
+/// 503 when the database is away.
+pub async fn quota_bytes(cx: &Cx, uid: &str) -> Result<u64, Problem> {
+    let own = cx.db(accounts::quota(&cx.db, uid.to_owned())).await?;
+    Ok(own.map_or(cx.config.limits.upload_quota_mb << 20, |gb| gb << 30))
 }
 
 /// Makes the kept disk of a starting VM, with its note.

@@ -31,6 +31,7 @@ pub mod programs;
 pub mod real;
 pub mod restart;
 pub mod room;
+pub mod screen;
 pub mod snapshots;
 pub mod stop;
 pub mod supervise;
@@ -116,6 +117,8 @@ pub struct Vm {
     pub ended: Latch<VmRow>,
     /// Who looks at it.
     pub viewers: Viewers,
+    /// Pictures of its screen.
+    pub shots: screen::Shots,
     /// Bytes and input of all its screens.
     pub meter: Rc<Meter>,
     /// When it was started or adopted, for the idle time before the first input.

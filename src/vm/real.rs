@@ -204,6 +204,7 @@ pub(super) fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>
         again: RefCell::default(),
         paused: Cell::new(None),
         shares: RefCell::default(),
+        shots: super::screen::Shots::default(),
         ended: Latch::default(),
         viewers: Viewers::default(),
         meter: Rc::new(Meter::below(&cx.relayed)),

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_pages_are_in_every_build_and_are_checked_each_time() {
-        for path in ["/", "/docs", "/novnc/", NOT_FOUND] {
+        for path in ["/", "/admin/", "/docs", "/novnc/", NOT_FOUND] {
             let page = find(path).unwrap();
             assert!(page.content_type.starts_with("text/html"));
             assert!(!page.immutable && !page.identity.is_empty());

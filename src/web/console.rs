@@ -112,7 +112,8 @@ pub(super) struct Viewing {
 /// 404 for who may not look, 403 for who may not do more.
 pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
     if let Some(token) = req.link()? {
-        let (share, vm) = shares::admit(cx, &token, req.param(0)).await?;
+        let behind = || cx.vms.by_http_port(req.param(0).parse().ok()?);
+        let (share, vm) = shares::admit(cx, &token, behind).await?;
         let (name, kind) = (format!("link {}", share.id), Kind::Link);
         return Ok(Viewing { vm, kind, user: None, name, token: share.token_hash, control: share.control });
     }

@@ -27,7 +27,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         })
         .await?;
     let isos: Vec<Value> = found.iter().map(|image| one(image, running.as_deref())).collect();
-    let limit = cx.config.limits.upload_quota_mb << 20;
+    let limit = crate::vm::disks::quota_bytes(&cx, &req.caller()?.user.id).await?;
     let quota = json!({ "used": used, "limit": limit, "left": limit.saturating_sub(used) });
     Ok(Response::json(200, &json!({ "isos": isos, "quota": quota })))
 }

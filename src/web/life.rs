@@ -4,6 +4,7 @@
 
 use super::Req;
 use super::auth::audit_with;
+use super::session::Caller;
 use super::throttle::{Kind, Rate};
 use super::vms::visible;
 use crate::db::vms::VmState;
@@ -17,7 +18,12 @@ use std::rc::Rc;
 
 /// The caller's VM, which runs.
 async fn running(cx: &Cx, req: &Req) -> Result<Rc<Vm>, Problem> {
-    let row = visible(cx, req.caller()?, req.param(0)).await?;
+    running_one(cx, req.caller()?, req.param(0)).await
+}
+
+/// A VM that `caller` may see, and that runs.
+pub(super) async fn running_one(cx: &Cx, caller: &Caller, vmid: &str) -> Result<Rc<Vm>, Problem> {
+    let row = visible(cx, caller, vmid).await?;
     let not_running =
         || Problem::conflict("vm_not_running", format!("This VM is {}; start it, then do this.", row.state));
     let vm = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)).ok_or_else(not_running)?;
@@ -37,20 +43,26 @@ pub async fn restart(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let fields = Fields::parse_or_empty(&req.body)?;
     fields.deny_unknown(&["mode"])?;
     let mode = fields.opt_str("mode")?.unwrap_or("reset");
+    if mode == "power-cycle" {
+        let rate = Rate::per_minute(cx.config.limits.launches_per_minute_user);
+        cx.throttle.take(Kind::UserLaunch, &req.caller()?.user.id, rate, cx.now())?;
+    }
+    again(&cx, &req, &vm, mode).await?;
+    audit_with(&cx, &req, &req.caller()?.user, "restart vm", &vm.vmid.to_string(), mode).await;
+    Ok(shown(&cx, &vm))
+}
+
+/// Restarts a VM as `mode` says.
+pub(super) async fn again(cx: &Cx, req: &Req, vm: &Rc<Vm>, mode: &str) -> Result<(), Problem> {
     match mode {
-        "reset" => restart::reset(&vm).await?,
-        "power-cycle" => {
-            let rate = Rate::per_minute(cx.config.limits.launches_per_minute_user);
-            cx.throttle.take(Kind::UserLaunch, &req.caller()?.user.id, rate, cx.now())?;
-            // Not bound to the asker: a restart that began goes to its end.
-            restart::power_cycle(&cx, &vm).await?;
-        }
+        "reset" => restart::reset(vm).await?,
+        // Not bound to the asker: a restart that began goes to its end.
+        "power-cycle" => restart::power_cycle(cx, vm).await?,
         _ => return Err(Problem::unprocessable("mode", "must be \"reset\" or \"power-cycle\"")),
     }
     log::info!(vmid:% = vm.vmid, user = req.caller()?.user.login.as_str(), req = req.id.as_str(); "vm restarted: {mode}");
-    supervise::write_down(&cx, vm.vmid, "restart", mode);
-    audit_with(&cx, &req, &req.caller()?.user, "restart vm", &vm.vmid.to_string(), mode).await;
-    Ok(shown(&cx, &vm))
+    supervise::write_down(cx, vm.vmid, "restart", mode);
+    Ok(())
 }
 
 /// `POST /vms/{vmid}/resume`.

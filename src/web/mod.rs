@@ -19,6 +19,7 @@ pub mod ops;
 pub mod origin;
 pub mod pages;
 pub mod proxy;
+pub mod screen;
 pub mod session;
 pub mod shares;
 pub mod snapshots;
@@ -147,6 +148,7 @@ pub static ROUTES: &[Route] = &[
     route!(Post "/run-iso" User vms::run_iso, "start my VM, or return the one running"),
     route!(Get "/vms" User vms::list, "my VMs, live ones first"),
     route!(Get "/vms/{vmid}" User vms::show, "one VM"),
+    route!(Get "/vms/{vmid}/screen.png" UserOrLink screen::show, "what a VM shows now, as a picture"),
     route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
     route!(Post "/upload" User uploads::form, "bring an image, as a form"),
     route!(Options "/uploads/" Public uploads::options, "what is spoken of tus"),
@@ -179,10 +181,19 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/events" User events::stream, "changes of my VM as they happen (server-sent events)"),
     route!(Get "/ws/{http_port}" UserOrLink console::vnc, "the screen (websocket)"),
     route!(Get "/ws/{http_port}/serial" UserOrLink console::serial, "the serial console (websocket)"),
-    route!(Get "/admin/host" Admin admin::host, "what the host does, now and lately"),
-    route!(Get "/admin/load" Admin admin::load, "what each VM and each user takes up"),
-    route!(Get "/admin/alerts" Admin admin::alerts, "what was told about the host"),
+    route!(Get "/admin/host" Admin admin::host::host, "what the host does, now and lately"),
+    route!(Get "/admin/load" Admin admin::host::load, "what each VM and each user takes up"),
+    route!(Get "/admin/alerts" Admin admin::host::alerts, "what was told about the host"),
     route!(Get "/ws/{http_port}/events" UserOrLink viewers::stream, "what I may at a VM I look at (server-sent events)"),
+    route!(Get "/admin/users" Admin admin::users::list, "accounts, with a search"),
+    route!(Post "/admin/users/{id}" Admin admin::users::change, "change a role or a quota, disable or enable"),
+    route!(Post "/admin/users/{id}/password" Admin admin::users::reset, "give somebody another password"),
+    route!(Get "/admin/invites" Admin admin::invites::list, "invitations that have not ended"),
+    route!(Post "/admin/invites" Admin admin::invites::create, "invite somebody, or a class"),
+    route!(Delete "/admin/invites/{id}" Admin admin::invites::remove, "take an invitation back"),
+    route!(Get "/admin/audit" Admin admin::audit::list, "who did what, with a search"),
+    route!(Post "/admin/vms/stop" Admin admin::vms::stop, "stop many VMs"),
+    route!(Post "/admin/vms/restart" Admin admin::vms::restart, "restart many VMs"),
     route!(Get "/healthz" Public ops::healthz, "the process is alive"),
     route!(Get "/readyz" Public ops::readyz, "database answers, QEMU found"),
     route!(Get "/version" Public ops::version, "name, version, sign-up mode"),

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 /// Tags in the order in which people need them: name, what it is about, operations.
-const TAGS: [(&str, &str, &str); 9] = [
+const TAGS: [(&str, &str, &str); 10] = [
     ("account", "Sign up, sign in, and who one is.", include_str!("openapi/account.json")),
     ("machines", "Start, watch and stop VMs.", include_str!("openapi/machines.json")),
     ("consoles", "Screens and terminals, as websockets.", include_str!("openapi/consoles.json")),
@@ -25,6 +25,11 @@ const TAGS: [(&str, &str, &str); 9] = [
     ("disks", "What is kept when a VM ends.", include_str!("openapi/disks.json")),
     ("images", "What VMs start from, and how it gets here.", include_str!("openapi/images.json")),
     ("watching", "How the host is, for administrators.", include_str!("openapi/watching.json")),
+    (
+        "administration",
+        "For administrators: people, invitations, many VMs at once.",
+        include_str!("openapi/administration.json"),
+    ),
     ("server", "For operators and their tools.", include_str!("openapi/server.json")),
 ];
 

@@ -94,6 +94,11 @@ impl Sessions {
         known.insert(token, Known { user, expires, checked: now });
     }
 
+    /// Looks a user's sessions up again when they are used next: something of the account has changed.
+    pub(super) fn forget(&self, user: &str) {
+        self.known.borrow_mut().retain(|_, known| known.user.id != user);
+    }
+
     /// Forgets sessions that ended.
     fn drop(&self, tokens: &HashSet<TokenHash>) {
         self.known.borrow_mut().retain(|token, _| !tokens.contains(token));

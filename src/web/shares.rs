@@ -114,14 +114,17 @@ pub(super) fn gone() -> Problem {
     Problem::not_found("share_not_found", "This link has ended. Ask for another one.")
 }
 
-/// The link whose token is in the query, if it is one to the VM behind `port`; from now on its end closes what it opened.
+/// The link whose token is in the query, if it is one to that `vm`; from now on its end closes what it opened.
 ///
 /// # Errors
 /// 404 for a link that has ended or never was, 503 when the database is away.
-pub(super) async fn admit(cx: &Cx, token: &str, port: &str) -> Result<(Share, Rc<Vm>), Problem> {
+pub(super) async fn admit(
+    cx: &Cx,
+    token: &str,
+    vm: impl FnOnce() -> Option<Rc<Vm>>,
+) -> Result<(Share, Rc<Vm>), Problem> {
     let share = cx.db(shares::find(&cx.db, cx.sessions.hash(token))).await?.ok_or_else(gone)?;
-    let vm = port.parse().ok().and_then(|port| cx.vms.by_http_port(port));
-    let vm = vm.filter(|vm| vm.vmid.to_string() == share.vmid).ok_or_else(gone)?;
+    let vm = vm().filter(|vm| vm.vmid.to_string() == share.vmid).ok_or_else(gone)?;
     if !vm.shares.borrow().contains_key(&share.token_hash) {
         expire(cx, &vm, &share);
     }

@@ -188,6 +188,7 @@ async fn reserve(
     metadata: Option<String>,
 ) -> Result<(UploadRow, Stage), Problem> {
     let user = req.caller()?.user.id.clone();
+    let quota = crate::vm::disks::quota_bytes(cx, &user).await?;
     let _claim = cx.claims.of(&user).await;
     let (layout, config, uid) = (cx.layout.clone(), std::sync::Arc::clone(&cx.config), user.clone());
     let (used, free) = cx
@@ -220,7 +221,7 @@ async fn reserve(
     }
     let path = staged(cx, &new);
     let mut stage = cx.store(move || Stage::create(&path, size.min(free))).await?.map_err(|e| stored(&e))?;
-    let room = Room { used, quota: cx.config.limits.upload_quota_mb << 20, uploads: cx.config.limits.uploads_per_user };
+    let room = Room { used, quota, uploads: cx.config.limits.uploads_per_user };
     let id = new.id.clone();
     let refusal = match cx.db(uploads::reserve(&cx.db, new.clone(), room, open_end)).await {
         Ok(Reserved::Yes(row)) => {

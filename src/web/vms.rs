@@ -245,10 +245,21 @@ pub async fn stop(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let fields = Fields::parse_or_empty(&req.body)?;
     fields.deny_unknown(&["force"])?;
     let force = fields.opt_bool("force")?.unwrap_or(false);
+    let was_live = row.state.is_live();
+    let row = end(&cx, caller, row, force).await?;
+    if was_live {
+        let how = if force { "at once" } else { "by its power button" };
+        audit_with(&cx, &req, &caller.user, "stop vm", &row.vmid, how).await;
+    }
+    Ok(Response::json(200, &row_json(&cx, &row)))
+}
+
+/// Ends the VM of a row, for whoever may; the final row. One that has ended is as it is.
+pub(super) async fn end(cx: &Cx, caller: &Caller, row: VmRow, force: bool) -> Result<VmRow, Problem> {
     let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
     let Some(vm) = live else {
         return match row.state {
-            VmState::Stopped | VmState::Failed => Ok(Response::json(200, &row_json(&cx, &row))),
+            VmState::Stopped | VmState::Failed => Ok(row),
             state => Err(Problem::conflict(
                 "vm_not_running",
                 format!("This VM is {state}; wait until it runs, then stop it."),
@@ -257,10 +268,7 @@ pub async fn stop(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     };
     let why = if row.user_id == caller.user.id { "stopped by user" } else { "stopped by an administrator" };
     // Not bound to the asker: a stop that began goes to its end.
-    let row = vm::stop::stop(&cx, &vm, why, force).await?;
-    let how = if force { "at once" } else { "by its power button" };
-    audit_with(&cx, &req, &caller.user, "stop vm", &row.vmid, how).await;
-    Ok(Response::json(200, &row_json(&cx, &row)))
+    vm::stop::stop(cx, &vm, why, force).await
 }
 
 /// `GET /profiles`: what the caller may start.

@@ -41,12 +41,7 @@ impl Hash {
     /// The system's, when no thread can be made.
     pub fn start(queue: usize) -> std::io::Result<Self> {
         // A processor full of hashing would let the loop wait for its turn.
-        let step_back = || {
-            if let Err(e) = crate::sys::priority::step_back() {
-                log::warn!("password hashing keeps its priority: {e}");
-            }
-        };
-        Pool::start_with("hash", 1, queue, step_back).map(Self)
+        Pool::start_behind("hash", 1, queue).map(Self)
     }
 
     /// Passwords that were refused because too many waited.

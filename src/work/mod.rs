@@ -74,6 +74,19 @@ impl Pool {
         Self::start_with(name, threads, queue, || ())
     }
 
+    /// As [`Pool::start`]; its threads step back behind others that want the processor.
+    ///
+    /// # Errors
+    /// As [`Pool::start`].
+    pub fn start_behind(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
+        Self::start_with(name, threads, queue, || {
+            if let Err(e) = crate::sys::priority::step_back() {
+                let thread = std::thread::current();
+                log::warn!("thread {} keeps its priority: {e}", thread.name().unwrap_or("?"));
+            }
+        })
+    }
+
     /// As [`Pool::start`]; each thread runs `prepare` first.
     fn start_with(name: &str, threads: usize, queue: usize, prepare: fn()) -> std::io::Result<Self> {
         let shared = Arc::new(Queue::default());

@@ -9,6 +9,8 @@ export function showAccount(user) {
   $("account-name").textContent = name;
   $("account-who").textContent = user.login && user.login !== user.email ? `${user.login}, ${user.email}` : user.email;
   $("password-user").value = user.email;
+  $("admin-open").hidden = !["teacher", "admin"].includes(user.role);
+  $("admin-open").textContent = user.role === "teacher" ? "Class" : "Admin";
 }
 
 /** Wires the dialog and the log-out button: `leave()` when the session is over, `tell(text)` when it is not. */

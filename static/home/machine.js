@@ -4,6 +4,7 @@
 // state it is given and keeps nothing but the machine on show and when its start began.
 import { call, serverNow } from "../shared/api.js";
 import { $, badge, make, notice } from "../shared/dom.js";
+import { thumbnail } from "../shared/thumbnail.js";
 import { warn } from "../shared/warning.js";
 import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span, watching } from "../shared/words.js";
 import { titleOf } from "./launcher.js";
@@ -14,6 +15,7 @@ const ACCELERATORS = { kvm: "Hardware (KVM)", tcg: "None (software)" };
 // Said while the start takes: the server answers only at its end, so these promise nothing.
 const WAITING = [[0, "Making room and switching the machine on…"], [4, "Waiting for its screen…"], [20, "Still starting: without hardware acceleration this takes longer…"], [60, "Much longer than usual. It is still being tried…"]];
 
+let picture = null;
 let shown = null;
 let since = 0;
 
@@ -74,7 +76,7 @@ function showRunning(vm) {
   badge($("watched"), watching(vm.watched_by));
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);
-  $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
+  $("vm-look").href = $("vm-open").href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
   $("vm-terminal").href = `/terminal/?path=ws/${encodeURIComponent(vm.http_port)}/serial&vmid=${encodeURIComponent(vm.vmid)}`;
   $("vm-restart").hidden = $("vm-share").hidden = vm.state !== "running";
   $("vm-stop").textContent = vm.state === "stopping" ? "Stop at once" : "Stop";
@@ -85,6 +87,7 @@ function showRunning(vm) {
 /** Draws what is known of the caller's machine; null means there is none. */
 export function show(vm) {
   showSnapshots(vm);
+  picture.show(vm?.state === "running" ? vm.vmid : null);
   if (vm?.vmid !== shown?.vmid || vm?.state !== shown?.state) $("vm-error").textContent = "";
   shown = vm;
   warn(vm);
@@ -163,6 +166,7 @@ async function stop() {
 /** Wires the card: the clock and the Stop button. */
 export function setUpMachine() {
   setInterval(tick, 1000);
+  picture = thumbnail($("vm-picture"), { every: 5000 });
   $("vm-stop").addEventListener("click", stop);
   $("vm-restart").addEventListener("click", restart);
 }

@@ -2,12 +2,8 @@
 // silent (a breach of the Content-Security-Policy is an error there), and a keyboard is enough.
 
 import assert from "node:assert/strict";
-import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, bars, browse, call, keysOf, machines, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
-
-const WIDE = { width: 1280, height: 800 };
-const PHONE = { width: 360, height: 740 };
+import { bars, browse, call, inspect, keysOf, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true")));
@@ -16,24 +12,6 @@ after(async () => {
   assert.equal(code, 0, server.log);
   assert.deepEqual(left, [], "run folders are left");
 });
-
-/** Looks at the page as it is now, four times: light and dark, wide and narrow. */
-async function inspect(page, name, seen) {
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    for (const size of [WIDE, PHONE]) {
-      await page.setViewportSize(size);
-      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
-      const where = `${name}-${colorScheme}-${size.width}`;
-      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
-      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-  await page.setViewportSize(WIDE);
-}
 
 test("the home page is accessible, fits and is silent in all its states", async () => {
   const { page, troubles, close } = await browse({ reducedMotion: "reduce" });
@@ -65,9 +43,40 @@ test("the home page is accessible, fits and is silent in all its states", async 
   await inspect(page, "starting", seen);
   release();
   await page.waitForURL(/\/novnc\//);
+  await page.clock.install();
   await page.goto(server.url);
   await page.locator("#vm-open").waitFor();
+  // What the machine shows: a place of fixed shape from the start, then the guest's colour bars.
+  const shape = () => page.locator("#vm-look").evaluate((link) => `${link.clientWidth}x${link.clientHeight}`);
+  const before = await shape();
+  const colour = () =>
+    page.locator("#vm-picture").evaluate((image) => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
+      const context = canvas.getContext("2d");
+      if (image.naturalWidth) context.drawImage(image, 0, 0);
+      return image.naturalWidth ? `${image.naturalWidth} ${[...context.getImageData(47, 78, 1, 1).data.slice(0, 3)]}` : "none";
+    });
+  await until("the thumbnail shows the second bar", async () => (await colour()) === "320 255,255,0");
+  assert.equal(await shape(), before, "nothing jumps");
+  assert.match(await page.locator("#vm-look").getAttribute("href"), /^\/novnc\/\?path=ws\//);
   await inspect(page, "running", seen);
+  // Nobody looks at a page behind others: nothing is asked for.
+  let asked = 0;
+  page.on("request", (request) => (asked += request.url().includes("/screen.png")));
+  await page.evaluate(() => {
+    Object.defineProperty(document, "visibilityState", { configurable: true, get: () => window.behind ?? "visible" });
+    window.behind = "hidden";
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await until("a look that was under way has ended", async () => (await page.evaluate(() => fetch("/version").then((answer) => answer.ok))));
+  asked = 0;
+  await page.clock.runFor(30_000);
+  assert.equal(asked, 0, "looks while the page is hidden");
+  await page.evaluate(() => {
+    delete window.behind;
+    document.dispatchEvent(new Event("visibilitychange"));
+  });
+  await until("the page looks again", () => asked > 0);
   await page.locator("#vm-stop").click();
   await inspect(page, "stop", seen);
   await page.keyboard.press("Escape");

@@ -269,3 +269,24 @@ export const bars = (page) =>
     },
     90,
   );
+
+const WIDE = { width: 1280, height: 800 };
+const PHONE = { width: 360, height: 740 };
+
+/** Looks at the page as it is now, four times: light and dark, wide and narrow. */
+export async function inspect(page, name, seen) {
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    for (const size of [WIDE, PHONE]) {
+      await page.setViewportSize(size);
+      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
+      const where = `${name}-${colorScheme}-${size.width}`;
+      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
+      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+  await page.setViewportSize(WIDE);
+}

@@ -1,12 +1,12 @@
-//! `/admin/…`: what the host does, who uses it, and what was told about it. For administrators.
+//! `/admin/host`, `/admin/load`, `/admin/alerts`: what the host does, who uses it, and what was told about it.
 
-use super::Req;
 use crate::db::alerts;
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use crate::sampler::history::{COARSE_SECONDS, Point};
 use crate::sampler::{Report, Sample};
+use crate::web::Req;
 use serde_json::{Value, json};
 use std::rc::Rc;
 

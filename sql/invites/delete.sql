@@ -1,0 +1,1 @@
+delete from invites where id = $1 returning note

@@ -1,0 +1,1 @@
+delete from invites where expires_at < now()

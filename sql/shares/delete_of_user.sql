@@ -1,0 +1,1 @@
+delete from shares where vmid in (select vmid from vms where user_id = $1)

@@ -1,0 +1,1 @@
+select role from users where id = $1 for update

@@ -1,0 +1,1 @@
+select quota_gb from users where id = $1

@@ -1,0 +1,35 @@
+//! `GET /admin/audit`: who did what, from where.
+
+use super::{limit, words};
+use crate::db::events;
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::problem::Problem;
+use crate::web::Req;
+use serde_json::{Value, json};
+use std::rc::Rc;
+
+/// `GET /admin/audit?q&limit&before`: newest first.
+pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let query = req.query()?;
+    let (limit, words) = (limit(&query)?, words(&query)?);
+    let before = query.get("before").map(str::parse::<i64>).transpose();
+    let before = before.map_err(|_| Problem::unprocessable("before", "must be what next of the page before says"))?;
+    let rows = cx.db(events::audited(&cx.db, words, limit, before)).await?;
+    let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
+    let shown: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "id": row.id,
+                "at": row.at.to_string(),
+                "user": row.user_login,
+                "ip": row.ip,
+                "action": row.action,
+                "target": row.target,
+                "detail": row.detail,
+            })
+        })
+        .collect();
+    Ok(Response::json(200, &json!({ "audit": shown, "next": next })))
+}

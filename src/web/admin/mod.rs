@@ -1,0 +1,56 @@
+//! `/admin/…`: what only administrators do. JSON for the dashboard, which shows it and does nothing else.
+//!
+//! Every change leaves a line in the audit trail: who, from where, what. What is somebody's right is decided in the database, in the
+//! transaction that changes it, so two administrators at once cannot take the last one's rights away.
+
+pub mod audit;
+pub mod host;
+pub mod invites;
+pub mod users;
+pub mod vms;
+
+use super::Req;
+use crate::db::events;
+use crate::house::Cx;
+use crate::proto::problem::Problem;
+use crate::proto::url::Query;
+use jiff::Timestamp;
+
+/// Rows of a page unless fewer are asked for; more are not to be had.
+const PAGE: i64 = 100;
+/// Longest text that is looked for.
+const WORDS: usize = 200;
+
+/// Rows of a page, as the query says.
+fn limit(query: &Query) -> Result<i64, Problem> {
+    let Some(text) = query.get("limit") else { return Ok(PAGE) };
+    let limit = text.parse().ok().filter(|limit| (1..=PAGE).contains(limit));
+    limit.ok_or_else(|| Problem::unprocessable("limit", format!("must be a whole number from 1 to {PAGE}")))
+}
+
+/// What is looked for, in lower case; nothing is everything.
+fn words(query: &Query) -> Result<String, Problem> {
+    let words = query.get("q").unwrap_or("").trim().to_lowercase();
+    if words.len() <= WORDS && !words.contains('\0') {
+        Ok(words)
+    } else {
+        Err(Problem::unprocessable("q", format!("must be a text of at most {WORDS} bytes")))
+    }
+}
+
+/// A line in the audit trail and in the log; a database that is away costs only the former.
+async fn note(cx: &Cx, req: &Req, action: &'static str, target: &str, detail: String) {
+    let user = req.caller.get().map(|caller| &caller.user);
+    let login = user.map_or("", |user| user.login.as_str());
+    log::info!(user = login, target = target, req = req.id.as_str(); "{action}: {detail}");
+    let (who, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
+    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), detail);
+    if let Err(problem) = cx.db(line).await {
+        log::warn!(req = req.id.as_str(); "the audit trail misses {action:?}: {}", problem.detail);
+    }
+}
+
+/// Times in the contract are RFC 3339 UTC with whole seconds.
+fn whole(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}

@@ -1,0 +1,119 @@
+//! `/admin/users`: accounts, their roles, quotas and passwords.
+//!
+//! A change holds at once: who loses rights, is disabled or gets another password is signed out everywhere, open screens included.
+
+use super::{limit, note, whole, words};
+use crate::db::accounts::{self, Account, Change, Changed};
+use crate::house::Cx;
+use crate::net::response::Response;
+use crate::proto::json::Fields;
+use crate::proto::problem::Problem;
+use crate::web::{Req, session};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+use std::rc::Rc;
+
+/// The largest quota, in GiB.
+const QUOTA_MAX: u32 = 1_048_576;
+
+fn to_json(cx: &Cx, account: &Account) -> Value {
+    let user = &account.user;
+    json!({
+        "id": user.id,
+        "email": user.email,
+        "login": user.login,
+        "role": user.role,
+        "created_at": whole(user.created_at),
+        "last_seen": account.last_seen.map(whole),
+        "disabled": user.disabled,
+        "quota_gb": account.quota_gb,
+        "vmid": cx.vms.of_user(&user.id).map(|vm| vm.vmid.to_string()),
+    })
+}
+
+fn missing() -> Problem {
+    Problem::not_found("user_not_found", "There is no such account.")
+}
+
+/// The role that a body names, if any.
+pub(super) fn role(fields: &Fields) -> Result<Option<String>, Problem> {
+    match fields.opt_str("role")? {
+        None => Ok(None),
+        Some(role @ ("user" | "teacher" | "admin")) => Ok(Some(role.to_owned())),
+        Some(_) => Err(Problem::unprocessable("role", "must be \"user\", \"teacher\" or \"admin\"")),
+    }
+}
+
+/// `GET /admin/users?q&limit&before`: newest first.
+pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let query = req.query()?;
+    let (limit, words) = (limit(&query)?, words(&query)?);
+    let before = query.get("before").map(str::to_owned);
+    if before.as_ref().is_some_and(|id| id.contains('\0')) {
+        return Err(Problem::unprocessable("before", "must be what next of the page before says"));
+    }
+    let found = cx.db(accounts::search(&cx.db, words, limit, before)).await?;
+    let full = i64::try_from(found.len()) == Ok(limit);
+    let next = found.last().filter(|_| full).map(|account| account.user.id.clone());
+    let shown: Vec<Value> = found.iter().map(|account| to_json(&cx, account)).collect();
+    Ok(Response::json(200, &json!({ "users": shown, "next": next })))
+}
+
+/// `POST /admin/users/{id}`: `{role?, disabled?, quota_gb?}`.
+pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let (caller, id) = (req.caller()?, req.param(0).to_owned());
+    let fields = Fields::parse(&req.body)?;
+    fields.deny_unknown(&["role", "disabled", "quota_gb"])?;
+    let change = Change {
+        role: role(&fields)?,
+        disabled: fields.opt_bool("disabled")?,
+        quota_gb: fields.opt_u32_in("quota_gb", 0..=QUOTA_MAX)?,
+    };
+    let harms = change.disabled == Some(true) || change.role.as_ref().is_some_and(|role| role != "admin");
+    if id == caller.user.id && harms {
+        let detail = "You cannot take your own rights away. Ask another administrator to do it.";
+        return Err(Problem::conflict("own_account", detail));
+    }
+    let (account, ended) =
+        match cx.db(accounts::change(&cx.db, caller.user.id.clone(), id.clone(), change.clone())).await? {
+            Changed::Yes(account, ended) => (account, ended),
+            Changed::Missing => return Err(missing()),
+            Changed::NoRight => return Err(Problem::forbidden("admin_only", "Only administrators may do this.")),
+        };
+    cx.sessions.forget(&id);
+    session::end(&cx, ended.into_iter().collect());
+    if change.disabled == Some(true) {
+        end_links(&cx, &id);
+    }
+    let mut said = Vec::new();
+    said.extend(change.role.map(|role| format!("role {role}")));
+    said.extend(change.disabled.map(|off| if off { "disabled".to_owned() } else { "enabled".to_owned() }));
+    said.extend(change.quota_gb.map(|gb| if gb == 0 { "default quota".into() } else { format!("quota {gb} GB") }));
+    note(&cx, &req, "change account", &account.user.login, said.join(", ")).await;
+    Ok(Response::json(200, &json!({ "user": to_json(&cx, &account) })))
+}
+
+/// Closes what was opened with links to a user's VM; the links themselves are gone from the table.
+fn end_links(cx: &Cx, user: &str) {
+    if let Some(vm) = cx.vms.of_user(user) {
+        let used: Vec<_> = vm.shares.borrow_mut().drain().collect();
+        used.into_iter().for_each(|(_, revoked)| revoked.set(()));
+    }
+}
+
+/// `POST /admin/users/{id}/password`: another password, told once.
+pub async fn reset(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let (caller, id) = (req.caller()?, req.param(0).to_owned());
+    Fields::parse_or_empty(&req.body)?.deny_unknown(&[])?;
+    if id == caller.user.id {
+        let detail = "This is for others' passwords. Change your own on the home page, under your name.";
+        return Err(Problem::conflict("own_account", detail));
+    }
+    let account = cx.db(accounts::by_id(&cx.db, id.clone())).await?.ok_or_else(missing)?;
+    let password = BASE64URL_NOPAD.encode(&crate::random::bytes::<12>());
+    let phc = cx.hash.create(password.clone()).await?;
+    let ended = cx.db(accounts::reset_password(&cx.db, id, phc)).await?;
+    session::end(&cx, ended.into_iter().collect());
+    note(&cx, &req, "reset password", &account.user.login, String::new()).await;
+    Ok(Response::json(200, &json!({ "login": account.user.login, "password": password })))
+}

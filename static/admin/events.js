@@ -1,0 +1,48 @@
+// What happened: connections, alerts, the audit trail.
+import { make } from "../shared/dom.js";
+import { bytes } from "../shared/words.js";
+import { idButton, pages, when } from "./rows.js";
+
+const CONSOLES = { vnc: "desktop", serial: "terminal" };
+
+function row(words, ...rest) {
+  const line = make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-1 items-baseline" }, make("span", { class: "mr-auto min-w-0 wrap-anywhere" }, ...words));
+  line.append(...rest);
+  return line;
+}
+
+const strong = (text) => make("span", { class: "font-semibold" }, text);
+const hint = (...parts) => make("span", { class: "hint min-w-0 wrap-anywhere" }, ...parts);
+
+function connectionLine(event) {
+  const who = event.user ?? "Somebody with a link";
+  const what = event.kind === "connect" ? " opened a " : " left a ";
+  const passed = event.kind === "disconnect" ? `, ${bytes(event.bytes_to_browser)} seen${event.reason ? `, ${event.reason}` : ""}` : "";
+  return row([strong(who), `${what}${CONSOLES[event.console] ?? event.console}`, hint(` from ${event.ip}${passed}`)], hint(idButton(event.vmid)), hint(when(event.at)));
+}
+
+/** Recent connections. */
+export const connections = () =>
+  pages({ name: "connections", path: "/connections", rows: (answer) => answer.events, line: connectionLine, empty: "Nobody has opened a desktop yet. When somebody does, it is listed here." });
+
+function alertLine(alert) {
+  const badge = make("span", { class: "badge", "data-kind": alert.ended ? "" : "bad" }, alert.ended ? "Over" : "Now");
+  const over = Number.isFinite(alert.value) ? ` (${Math.round(alert.value)}, limit ${alert.threshold})` : "";
+  return row([strong(alert.subject || alert.rule), ` ${alert.text ?? ""}${alert.text ? "" : over}`], badge, hint("since ", when(alert.since)), ...(alert.ended ? [hint("until ", when(alert.ended))] : []));
+}
+
+/** What is, and was, over its limit. */
+export const alerts = () =>
+  pages({
+    name: "alerts", path: "/admin/alerts", rows: (answer) => answer.alerts, line: alertLine,
+    empty: "No alerts: nothing has been over its limit. The limits are in [alerts] of the settings.",
+    absent: "This server does not watch its host yet, so there are no alerts.",
+  });
+
+function auditLine(line) {
+  return row([strong(line.user ?? "Nobody known"), ` ${line.action} `, strong(line.target), hint(line.detail ? ` ${line.detail}` : "", ` from ${line.ip}`)], hint(when(line.at)));
+}
+
+/** Who did what. */
+export const audit = () =>
+  pages({ name: "audit", path: "/admin/audit", rows: (answer) => answer.audit, line: auditLine, empty: "Nothing has been done yet. Log-ins and every change by an administrator are listed here." });

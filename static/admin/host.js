@@ -1,0 +1,74 @@
+// The host: how it is now, and graphs of the last hour or day. What draws them is loaded when the section is first opened.
+import { call } from "../shared/api.js";
+import { $, make, notice } from "../shared/dom.js";
+import { megabytes } from "../shared/words.js";
+import { fact } from "./rows.js";
+
+const EVERY_MS = 5000;
+const ABSENT = "This server does not measure its host yet, so there is nothing to show here.";
+
+const percent = (value) => `${Math.round(value)} %`;
+
+/** A rate in bits a second. */
+function rate(bps) {
+  const [unit, size] = [["Gbit/s", 1e9], ["Mbit/s", 1e6], ["kbit/s", 1e3]].find(([, least]) => bps >= least) ?? ["bit/s", 1];
+  return `${Number((bps / size).toFixed(1))} ${unit}`;
+}
+
+function showNow(now) {
+  const facts = [fact("CPU", `${percent(now.cpu_percent)}, load ${now.load.map((one) => one.toFixed(1)).join(" ")}`), fact("Memory", `${percent(now.memory.percent)} of ${megabytes(now.memory.total_mb)}`)];
+  for (const { path, percent: used, free_gb: free } of now.volumes) facts.push(fact(`Disk ${path}`, `${percent(used)}, ${Math.round(free)} GB free`));
+  facts.push(fact("Network", `${rate(now.network.rx_bps)} in, ${rate(now.network.tx_bps)} out`), fact("Desktops", String(now.vms)));
+  $("host-now").replaceChildren(...facts);
+}
+
+function sheet(address) {
+  if (document.querySelector(`link[href="${address}"]`)) return null;
+  const link = make("link", { rel: "stylesheet", href: address });
+  const loaded = new Promise((done) => link.addEventListener("load", done, { once: true }));
+  document.head.append(link);
+  return loaded;
+}
+
+/** The section. */
+export function host() {
+  const section = $("host");
+  let timer;
+  let open = false;
+  let turn = 0;
+  let graphs = null;
+
+  const look = async () => {
+    clearTimeout(timer);
+    if (!open || document.visibilityState !== "visible") return;
+    const mine = ++turn;
+    const range = section.querySelector('[name="range"]:checked').value;
+    try {
+      const { now, history } = await call("GET", `/admin/host?range=${range}`);
+      if (!open || mine !== turn) return;
+      notice($("host-none"), "");
+      $("host-some").hidden = false;
+      showNow(now);
+      graphs ??= Promise.all([import(section.dataset.graphs), sheet(section.dataset.sheet)]).then(([module]) => module.graphs($("graphs"), { percent, rate }));
+      (await graphs).show(history);
+    } catch (problem) {
+      if (problem.status === 401 || mine !== turn) return;
+      notice($("host-none"), problem.status === 404 ? ABSENT : problem.message, problem.status === 404 ? "" : "bad");
+      if (problem.status === 404) return;
+      graphs = $("graphs").children.length ? graphs : null;
+    }
+    timer = setTimeout(look, EVERY_MS);
+  };
+  for (const choice of section.querySelectorAll('[name="range"]')) choice.addEventListener("change", look);
+  document.addEventListener("visibilitychange", look);
+  return {
+    open() {
+      open = true;
+      look();
+    },
+    close() {
+      open = false;
+      clearTimeout(timer);
+    },
+  };
+}
