@@ -45,7 +45,7 @@ const EMFILE_PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines about slow turns.
 const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How long an ordered end may take.
-const DRAIN: Duration = Duration::from_secs(8);
+const DRAIN: Duration = Duration::from_secs(7);
 
 /// A listening socket.
 struct Listening {
@@ -96,6 +96,7 @@ pub struct Server {
     bounds: Rc<Bounds>,
     signals: SignalFd,
     /// Set by the first SIGTERM: when to end at the latest.
+    told: Option<Instant>,
     ending: Option<Instant>,
     /// The date header, and the second it is for.
     date: (i64, String),
@@ -138,6 +139,7 @@ impl Server {
             scratch: Scratch::default(),
             bounds,
             signals,
+            told: None,
             ending: None,
             date: (0, String::new()),
         })
@@ -507,6 +509,12 @@ impl Server {
         self.cx.metrics.connections.set(self.conns.len() as u64);
     }
 
+    /// When this server was told to end, if it was.
+    #[must_use]
+    pub fn told_to_end(&self) -> Option<Instant> {
+        self.told
+    }
+
     fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Hangup => web::proxy::reload_certificate(&self.cx),
@@ -523,6 +531,7 @@ impl Server {
     /// Stops accepting, finishes requests, tells pages; VMs go on unless the settings say otherwise.
     fn begin_end(&mut self) {
         log::info!("ending: no new connections, {} open, {} VMs", self.conns.len(), self.cx.vms.len());
+        self.told = Some(self.cx.now());
         self.ending = Some(self.cx.now() + DRAIN);
         self.cx.clock.at(self.cx.now() + DRAIN, Owner::Signals);
         self.cx.stopping.set(true);

@@ -52,7 +52,7 @@ fn start(folder: tempfile::TempDir) -> Cluster {
 
 impl Cluster {
     fn stop(mut self) -> tempfile::TempDir {
-        self.thread.take().expect("it runs").stop();
+        self.thread.take().expect("it runs").stop(PATIENT);
         self.folder
     }
 }
@@ -255,7 +255,7 @@ fn a_database_that_is_newer_is_refused_and_a_second_server_too() {
         until(words, told, || format!("{:?}", db.state()));
     };
     refused(&second.0, "another vmshare server uses this database");
-    second.1.stop();
+    second.1.stop(PATIENT);
     let socket = cluster.folder.path().join("postgres/run");
     let mut config = postgres::Config::new();
     let mut raw = config.host_path(socket).user("vmshare").dbname("vmshare").connect(NoTls).expect("connected");
@@ -264,7 +264,7 @@ fn a_database_that_is_newer_is_refused_and_a_second_server_too() {
     let folder = cluster.stop();
     let newer = Db::start(settings(folder.path()), |_| ()).expect("thread");
     refused(&newer.0, "start the newer vmshare");
-    newer.1.stop();
+    newer.1.stop(PATIENT);
 }
 
 fn postmaster(folder: &Path) -> String {

@@ -6,7 +6,7 @@ mod common;
 use common::{Server, closed, processes_of, stand_in, until};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -170,6 +170,23 @@ fn a_server_told_to_end_while_the_database_is_frozen_ends_in_time() {
     let server = Server::run(folder);
     assert_eq!(server.count("select count(*) from users"), 1);
     server.end();
+}
+
+#[test]
+fn a_server_told_to_end_while_the_database_is_frozen_and_a_request_hangs_ends_in_time() {
+    let mut server = Server::with("tls = \"off\"", "", "");
+    server.sign_up("last");
+    let mut hangs = server.connect();
+    hangs.write_all(b"POST /auth/login HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{").expect("half a request");
+    server.call("GET", "/healthz", "", &Value::Null);
+    let frozen = Frozen::new(&server);
+    let began = Instant::now();
+    server.kill("-TERM");
+    let (code, _folder, said) = server.wait();
+    let took = began.elapsed();
+    drop(frozen);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(took < IN_TIME, "{took:?}\n{said}");
 }
 
 #[test]

@@ -206,6 +206,18 @@ fn a_guest_reaches_the_internet_where_it_may_and_never_the_host_or_a_neighbour()
     let (_, name) = said.split_once("filtered by the nftables table inet ").expect("the table is named");
     let table = name.split_whitespace().next().expect("a name").to_owned();
     world.table = Some(table.clone());
+    // A service in one guest: neither the host's addresses nor the gateway lead another guest to it.
+    let [(_, _, surfer), (_, _, server_guest), _] = &mut started[..] else { unreachable!("three guests") };
+    server_guest.wait_for("tiny: up");
+    // Not a job of this shell, which waits for its jobs later.
+    server_guest.send("( (while true; do echo it-is-a-guest | nc -l -p 8078; done) >/dev/null 2>&1 & )\n");
+    server_guest.send("until nc 127.0.0.1 8078 </dev/null | grep guest; do sleep 0.2; done; echo serves-$((1 + 1))\n");
+    server_guest.wait_for("serves-2");
+    surfer.wait_for("tiny: up");
+    surfer.send("for a in 10.0.2.2 10.0.2.3 10.0.2.15 198.51.100.1 fec0::2 2001:db8:77::1; do timeout 4 nc $a 8078 </dev/null & done; wait; echo asked-$((1 + 1))\n");
+    surfer.wait_for("asked-2");
+    assert!(!surfer.text.contains("it-is-a-guest"), "a guest reached another: {}", surfer.text);
+
     let nothing: Vec<String> = Vec::new();
     let open = vec!["198.51.100.2".to_owned(), "2001:db8:77::2".to_owned()];
     for ((_, _, serial), expected) in started.iter_mut().zip([(open, true), (nothing.clone(), false), (nothing, false)])

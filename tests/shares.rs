@@ -82,6 +82,7 @@ fn who_only_looks_sees_everything_and_changes_nothing_and_who_may_control_does()
     let listed = server.call("GET", &shares_of(&vm), &token, &Value::Null);
     let listed = listed.json["shares"].as_array().expect("list").clone();
     assert_eq!(listed.iter().map(|share| &share["id"]).collect::<Vec<_>>(), [&looking["id"], &control["id"]]);
+    assert!(listed.iter().all(|share| share["viewers"] == json!(2)), "a screen and a terminal each: {listed:?}");
     assert!(listed.iter().all(|share| share.get("token").is_none() && share.get("url").is_none()), "{listed:?}");
     for secret in [&looking["token"], &control["token"]] {
         assert!(!server.said().contains(secret.as_str().expect("token")), "a token is in the log");

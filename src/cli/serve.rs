@@ -37,6 +37,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A service manager that told us to end hears of it within ten seconds, whatever hangs.
+const END: Duration = Duration::from_millis(9500);
+/// How long the database may take to end when nobody waits.
+const DB_END: Duration = Duration::from_secs(20);
 /// Signals the loop reads.
 const SIGNALS: [Signal; 4] = [Signal::Terminate, Signal::Interrupt, Signal::Hangup, Signal::User1];
 /// Length of a secret made here.
@@ -116,8 +120,9 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
     }
     drop(cx);
     let result = server.run().map_err(|e| format!("the loop failed: {e}"));
+    let told = server.told_to_end();
     drop(server);
-    db_thread.stop();
+    db_thread.stop(told.map_or(DB_END, |at| (at + END).saturating_duration_since(Instant::now())));
     log::info!("ended");
     result
 }

@@ -22,6 +22,8 @@ pub struct Connection {
     pub bytes_to_vm: u64,
     /// At the end: why.
     pub reason: String,
+    /// At the end: how long it was open.
+    pub seconds: Option<u64>,
 }
 
 /// Writes a [`Connection`] down.
@@ -42,6 +44,7 @@ pub async fn connection(db: &Db, event: Connection) -> Result<(), Error> {
                 &bytes(event.bytes_to_browser),
                 &bytes(event.bytes_to_vm),
                 &event.reason,
+                &event.seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX)),
             ],
         )?;
         Ok(())
@@ -72,6 +75,8 @@ pub struct Recent {
     pub bytes_to_vm: i64,
     /// Why it ended.
     pub reason: String,
+    /// How long it was open, where it ended.
+    pub seconds: Option<i32>,
 }
 
 /// The newest events, before one of them where `before` is given.
@@ -94,6 +99,7 @@ pub async fn recent(db: &Db, limit: i64, before: Option<i64>) -> Result<Vec<Rece
                 bytes_to_browser: row.get(7),
                 bytes_to_vm: row.get(8),
                 reason: row.get(9),
+                seconds: row.get(10),
             })
             .collect())
     })

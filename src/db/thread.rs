@@ -13,8 +13,6 @@ use std::time::Duration;
 const SERVER_LOCK: i64 = 0x766d_7368_0002;
 /// Pauses between attempts to connect: first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// How long the end waits for the thread.
-const END: Duration = Duration::from_secs(20);
 
 /// The running thread.
 pub struct Thread {
@@ -23,10 +21,10 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Ends it after the queued jobs, and the private cluster with it. Bounded: a frozen database is left alone.
-    pub fn stop(self) {
+    /// Ends it after the queued jobs, and the private cluster with it, within `limit`: a frozen database is left alone.
+    pub fn stop(self, limit: Duration) {
         // A full queue empties, or the thread hangs and the wait below ends.
-        let deadline = std::time::Instant::now() + END;
+        let deadline = std::time::Instant::now() + limit;
         let mut told = false;
         while std::time::Instant::now() < deadline {
             told = told || self.jobs.try_send(Message::Stop).is_ok();

@@ -65,6 +65,7 @@ pub async fn recent(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
                 "bytes_to_browser": row.bytes_to_browser,
                 "bytes_to_vm": row.bytes_to_vm,
                 "reason": row.reason,
+                "seconds": row.seconds,
             })
         })
         .collect();

@@ -187,6 +187,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
         bytes_to_browser: 0,
         bytes_to_vm: 0,
         reason: String::new(),
+        seconds: None,
     };
     log::info!(vmid:% = vm.vmid, user = name.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
     write_down(cx, about.clone());
@@ -195,7 +196,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     if let Some(watch) = watch.clone().filter(|_| first) {
         watch.note(cx, if control { "watch with control" } else { "watch" });
     }
-    let house = Rc::clone(cx);
+    let (house, began) = (Rc::clone(cx), cx.now());
     let vm_number = vm.vmid.number();
     let meter = Rc::new(Meter::below(&who.meter));
     let (own, may) = (Rc::clone(&meter), Rc::clone(&who.control));
@@ -215,6 +216,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
             bytes_to_browser: own.down.get(),
             bytes_to_vm: own.up.get(),
             reason,
+            seconds: Some((house.now() - began).as_secs()),
             ..about
         };
         write_down(&house, left);

@@ -66,8 +66,17 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 /// `GET /vms/{vmid}/shares`: those that have not ended; their tokens are not known.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let row = visible(&cx, req.caller()?, req.param(0)).await?;
+    let vm = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
     let shares = cx.db(shares::of_vm(&cx.db, row.vmid)).await?;
-    let shown: Vec<Value> = shares.iter().map(share_json).collect();
+    let shown: Vec<Value> = shares
+        .iter()
+        .map(|share| {
+            let viewer = vm.as_ref().and_then(|vm| vm.viewers.of(&share.token_hash));
+            let mut shown = share_json(share);
+            shown["viewers"] = json!(viewer.map_or(0, |viewer| viewer.open.get()));
+            shown
+        })
+        .collect();
     Ok(Response::json(200, &json!({ "shares": shown })))
 }
 
@@ -105,6 +114,7 @@ fn share_json(share: &Share) -> Value {
         "control": share.control,
         "created_at": whole(share.created_at),
         "expires_at": whole(share.expires_at),
+        "viewers": 0,
     })
 }
 

@@ -20,7 +20,7 @@ function line(share) {
     await list();
     $("share-make").focus();
   });
-  return make("li", { class: "py-2 flex items-center gap-3" }, make("span", { class: "mr-auto", title: `Until ${exactly(share.expires_at)}` }, `${what}, ${left} left`), revoke);
+  return make("li", { class: "py-2 flex items-center gap-3" }, make("span", { class: "mr-auto", title: `Until ${exactly(share.expires_at)}` }, `${what}, ${left} left${share.viewers ? `, ${share.viewers} open` : ""}`), revoke);
 }
 
 function tell(text) {
