@@ -47,6 +47,12 @@ fn an_alert_is_told_pauses_launches_and_is_kept() {
     );
     assert_eq!((&alert["threshold"], &alert["ended"]), (&json!(1.0), &Value::Null));
     assert!(alert["value"].as_f64() > Some(1.0) && alert["text"].to_string().contains("High memory on"), "{alert}");
+    let page = |query: &str| server.call("GET", &format!("/admin/alerts?{query}"), &admin, &Value::Null).json;
+    assert_eq!(page("limit=1")["next"], alert["id"], "a full page has a next one");
+    assert_eq!(page(&format!("before={}", alert["id"])), json!({"alerts": [], "next": null}));
+    // What she keeps is found by the next server's first walk.
+    let disk = server.call("POST", "/disks", &user, &json!({"name": "work", "size_gb": 1}));
+    assert_eq!(disk.status, 201, "{disk:?}");
     // Told once, however often it is measured.
     let samples = |server: &Server| {
         let host = server.call("GET", "/admin/host", &admin, &Value::Null).json;
@@ -69,6 +75,8 @@ fn an_alert_is_told_pauses_launches_and_is_kept() {
         answer.json["alerts"].get(0).filter(|alert| alert["state"] == "resolved").cloned()
     });
     assert_eq!((&ended["id"], ended["ended"].is_string()), (&alert["id"], true));
+    let storage = || server.call("GET", "/admin/load", &admin, &Value::Null).json["storage"].clone();
+    until("her storage is known by her name", || storage().get(0).filter(|one| one["user"] == "alice").cloned());
     server.launch(&user);
     server.end();
 }
