@@ -100,21 +100,64 @@ fn whatever_the_api_does_the_newest_message_arrives_and_the_server_goes_on() {
     server.end();
 }
 
+/// A server's own PostgreSQL, silent until this is dropped.
+struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn new(server: &Server) -> Self {
+        let text =
+            std::fs::read_to_string(server.base().join("postgres/data/postmaster.pid")).expect("PostgreSQL runs");
+        let postmaster = text.lines().next().expect("pid").trim().to_owned();
+        let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep");
+        let children = String::from_utf8(children.stdout).expect("numbers");
+        let pids = std::iter::once(postmaster).chain(children.lines().map(str::to_owned)).collect();
+        Self::signal("-STOP", &pids);
+        Self(pids)
+    }
+
+    fn signal(name: &str, pids: &Vec<String>) {
+        // One of them may have ended meanwhile.
+        let _ = Command::new("kill").arg(name).args(pids).stderr(std::process::Stdio::null()).status();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        Self::signal("-CONT", &self.0);
+    }
+}
+
 #[test]
-fn an_api_that_hangs_delays_no_sample() {
+fn neither_an_api_that_hangs_nor_a_database_that_is_away_delays_a_sample_or_loses_an_alert() {
     let api = BotApi::start();
     api.plan(&[Act::Hang]);
-    let hanging = server(&api, "memory_percent = 1\ncpu_percent = 100\ndisk_percent = 100");
-    let admin = common::admin(&hanging);
+    let top = format!("tls = \"off\"\nstop_vms_on_exit = true\n{}", api.settings());
+    let rules = "db_seconds = 1\n[alerts]\nsample_seconds = 1\nfor_seconds = 3\nvm_memory_mb = 1\nmemory_percent = 100\n\
+        cpu_percent = 100";
+    let server = Server::with(&top, rules, "");
+    let admin = common::admin(&server);
+    let vm = server.launch(&admin);
+    let frozen = Frozen::new(&server);
+    assert_eq!(api.asked().len(), 0, "the alert came before the database went away");
     until("telegram hangs", || api.asked().first().cloned());
-    let times = |server: &Server| -> Vec<i64> {
+    let times = || -> Vec<i64> {
         let host = server.call("GET", "/admin/host", &admin, &Value::Null).json;
         host["history"]["at"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect()
     };
-    let before = times(&hanging).len();
-    let now = until("samples go on", || Some(times(&hanging)).filter(|all| all.len() >= before + 3));
+    let before = times().len();
+    assert!(before > 0, "administrators who are signed in see the host all the same");
+    let now = until("samples go on", || Some(times()).filter(|all| all.len() >= before + 3));
     assert_eq!(api.asked().len(), 1, "it still hangs: {now:?}");
-    hanging.end();
+    drop(frozen);
+    // What was asked of it meanwhile, more than once, it does now.
+    until("the alert is written down", || {
+        let answer = server.call("GET", "/admin/alerts", &admin, &Value::Null);
+        (answer.status == 200 && answer.json["alerts"] != json!([])).then_some(())
+    });
+    until("the writer is done", || (server.call("GET", "/readyz", "", &Value::Null).status == 200).then_some(()));
+    assert_eq!(server.count("select count(*) from alerts"), 1);
+    server.stop(&admin, &vm);
+    server.end();
 }
 
 #[test]
