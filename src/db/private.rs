@@ -249,15 +249,17 @@ impl Cluster {
         config.dbname("postgres");
         let deadline = Instant::now() + START;
         loop {
-            match config.connect(NoTls) {
-                Ok(mut client) => return create_if_missing(&mut client).map_err(|e| e.to_string()),
+            // It may be refused for a moment, while PostgreSQL itself looks into the template: that passes.
+            match config.connect(NoTls).and_then(|mut client| create_if_missing(&mut client)) {
+                Ok(()) => return Ok(()),
                 Err(e) => {
                     let child = self.child.as_mut().map(Child::try_wait);
                     if matches!(child, Some(Ok(Some(_)))) {
                         return Err(format!("PostgreSQL does not start: {}", self.last_words()));
                     }
                     if Instant::now() > deadline {
-                        return Err(format!("PostgreSQL does not answer: {e}"));
+                        let why = e.as_db_error().map_or_else(|| e.to_string(), |db| db.message().to_owned());
+                        return Err(format!("PostgreSQL does not answer: {why}"));
                     }
                 }
             }

@@ -92,7 +92,8 @@ pub(super) fn watch(cx: &House, row: &VmRow, process: &Process) {
 
 /// Starts the story.
 pub fn begin(cx: &Cx) {
-    let (story, began) = (Rc::clone(cx), Timestamp::now());
+    // Alerts have whole seconds: one of this server's first second is none of a former's.
+    let (story, began) = (Rc::clone(cx), Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
     cx.spawner.spawn("alerts of a former server", async move {
         while !story.stopping.get() && story.db(alerts::end_former(&story.db, began)).await.is_err() {
             story.clock.sleep(RETRY).await;
