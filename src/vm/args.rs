@@ -286,7 +286,8 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
         Video::Virtio => "virtio",
     };
     line.option("-vga", card).option("-display", "none");
-    // force-shared: a client that asks to be alone does not throw the others out.
+    // force-shared: a client that asks to be alone does not throw the others out. lossy: one that asks for a quality gets pictures that
+    // need less; others get every pixel as it is.
     match machine.vnc {
         Vnc::Unix => {}
         Vnc::Tcp { host, port } => {
@@ -295,11 +296,11 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
                 IpAddr::V4(v4) => v4.to_string(),
                 IpAddr::V6(v6) => format!("[{v6}]"),
             };
-            line.option("-vnc", format!("{host}:{display},share=force-shared"));
+            line.option("-vnc", format!("{host}:{display},share=force-shared,lossy=on"));
         }
     }
     // The relay's way in, also beside a TCP port.
-    line.socket_option("-vnc", "unix:", &machine.vnc_socket(), ",share=force-shared")
+    line.socket_option("-vnc", "unix:", &machine.vnc_socket(), ",share=force-shared,lossy=on")
 }
 
 fn consoles(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
@@ -421,7 +422,7 @@ mod tests {
             -machine pc,dump-guest-core=off,hpet=off,vmport=off -accel tcg,tb-size=64 -cpu max -m 2048M -smp 2 \
             -rtc base=utc -boot order=d \
             -drive if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=/srv/uploads/a,,b=c d.iso \
-            -vga std -display none -vnc unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared \
+            -vga std -display none -vnc unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared,lossy=on \
             -chardev socket,id=qmp,path=/srv/runs/vm-0a1b2c/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control \
             -chardev socket,id=serial,path=/srv/runs/vm-0a1b2c/serial.sock,server=on,wait=off -serial chardev:serial \
             -pidfile /srv/runs/vm-0a1b2c/qemu.pid \
@@ -442,9 +443,12 @@ mod tests {
         let at = |host: &str, port| Machine { vnc: Vnc::Tcp { host: host.parse().unwrap(), port }, ..machine() };
         let given =
             |machine: &Machine<'_>, value: &str| text(machine).windows(2).any(|w| w[0] == "-vnc" && w[1] == value);
-        assert!(given(&at("127.0.0.1", 5901), "127.0.0.1:1,share=force-shared"));
-        assert!(given(&at("::1", 6000), "[::1]:100,share=force-shared"));
-        assert!(given(&at("::1", 6000), "unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared"), "the relay's way in");
+        assert!(given(&at("127.0.0.1", 5901), "127.0.0.1:1,share=force-shared,lossy=on"));
+        assert!(given(&at("::1", 6000), "[::1]:100,share=force-shared,lossy=on"));
+        assert!(
+            given(&at("::1", 6000), "unix:/srv/runs/vm-0a1b2c/vnc.sock,share=force-shared,lossy=on"),
+            "the relay's way in"
+        );
         assert_eq!(qemu(&at("127.0.0.1", 5899)), Err(ArgError::PortTooLow(5899)));
     }
 

@@ -9,9 +9,10 @@ import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
 import { askAndRestart, askAndStop, epitaph, stillThere } from "./machine.js";
-import { fits, received, setUpTools } from "./tools.js";
+import { received, setUpTools } from "./tools.js";
 import { setUpTouchKeys } from "./touch.js";
 import * as veil from "./veil.js";
+import { apply, passed, setUpView } from "./view.js";
 
 const address = readAddress(location);
 let connection = null;
@@ -29,8 +30,8 @@ async function end(why) {
 }
 
 function prepare(session) {
-  session.scaleViewport = fits();
   session.viewOnly = address.viewOnly;
+  apply(session);
   session.background = "transparent";
   session.addEventListener("clipboard", (event) => received(event.detail.text));
   session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
@@ -41,6 +42,7 @@ function connect() {
     target: $("screen"),
     url: socketUrl(address),
     prepare,
+    onBytes: passed,
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
       veil.connected();
@@ -60,6 +62,7 @@ function connect() {
 
 setUpBar(focusGuest);
 setUpTools(rfb, focusGuest);
+setUpView(rfb);
 setUpTouchKeys(rfb);
 if (address) {
   $("view-only").hidden = !address.viewOnly;
