@@ -11,7 +11,7 @@ const MODIFIERS = ["Control", "Alt", "Shift"];
 let timer;
 let giveBack = () => {};
 
-const panels = () => [$("keys"), $("text")];
+const panels = () => [$("view"), $("keys"), $("text")];
 
 function wanted() {
   return $("bar").matches(":hover, :focus-within") || panels().some((panel) => !panel.hidden) || document.documentElement.dataset.state !== "connected";
@@ -43,7 +43,7 @@ function toggle(panel) {
   closePanels();
   panel.hidden = !opening;
   $(`${panel.id}-open`).setAttribute("aria-expanded", String(opening));
-  if (opening) panel.querySelector("textarea, button")?.focus();
+  if (opening) panel.querySelector("textarea, button, input:checked")?.focus();
   else giveBack();
 }
 

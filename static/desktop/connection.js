@@ -7,8 +7,8 @@
 import RFB from "@novnc/novnc";
 import { waitBefore } from "../shared/retry.js";
 
-/** Keeps `target` connected to `url`. The callbacks tell the page; `prepare(rfb)` sets each RFB up. */
-export function keepConnected({ target, url, prepare, onConnecting, onConnected, onLost, onEnded, stillThere }) {
+/** Keeps `target` connected to `url`. The callbacks tell the page; `prepare(rfb)` sets each RFB up, `onBytes` hears how many came. */
+export function keepConnected({ target, url, prepare, onBytes, onConnecting, onConnected, onLost, onEnded, stillThere }) {
   let rfb = null;
   let canvas = null;
   let attempt = 0;
@@ -50,6 +50,7 @@ export function keepConnected({ target, url, prepare, onConnecting, onConnected,
     let byServer = true;
     let wasConnected = false;
     socket.addEventListener("close", (event) => (code = event.code));
+    socket.addEventListener("message", (event) => onBytes(event.data.byteLength ?? 0));
     // noVNC closes the socket itself when it does not understand the server; the echo of that is
     // a 1000 too, and must not pass for the end of the machine.
     const close = socket.close.bind(socket);

@@ -11,9 +11,10 @@ import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
 import { askAndRestart, askAndStop, epitaph, stillThere } from "./machine.js";
-import { fits, received, setUpTools } from "./tools.js";
+import { received, setUpTools } from "./tools.js";
 import { setUpTouchKeys } from "./touch.js";
 import * as veil from "./veil.js";
+import { apply, passed, setUpView } from "./view.js";
 
 const address = readAddress(location);
 let connection = null;
@@ -31,8 +32,8 @@ async function end(why) {
 }
 
 function prepare(session) {
-  session.scaleViewport = fits();
   session.viewOnly = address.viewOnly;
+  apply(session);
   session.background = "transparent";
   session.addEventListener("clipboard", (event) => received(event.detail.text));
   session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
@@ -53,6 +54,7 @@ function connect() {
     target: $("screen"),
     url: socketUrl(address),
     prepare,
+    onBytes: passed,
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
       veil.connected();
@@ -72,6 +74,7 @@ function connect() {
 
 setUpBar(focusGuest);
 setUpTools(rfb, focusGuest);
+setUpView(rfb);
 setUpTouchKeys(rfb);
 if (address) {
   allow(!address.viewOnly);

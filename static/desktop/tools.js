@@ -1,5 +1,5 @@
 // What each tool on the bar does to the guest or to the window.
-import { $, make, memory } from "../shared/dom.js";
+import { $, make } from "../shared/dom.js";
 import { closePanels } from "./bar.js";
 import { CHORDS, chordName, sendChord, sendText } from "./keys.js";
 
@@ -9,21 +9,7 @@ function press(button, on) {
   button.setAttribute("aria-pressed", String(on));
 }
 
-/** Whether the guest's screen is fitted to the window (remembered). */
-export function fits() {
-  return memory.get("fit") !== "no";
-}
-
-function setUpWindow(rfb, focusGuest) {
-  press($("fit"), fits());
-  $("frozen").classList.toggle("object-none", !fits());
-  $("fit").addEventListener("click", () => {
-    memory.set("fit", fits() ? "no" : "yes");
-    const fit = $("fit").getAttribute("aria-pressed") !== "true";
-    press($("fit"), fit);
-    if (rfb()) rfb().scaleViewport = fit;
-    focusGuest();
-  });
+function setUpWindow(focusGuest) {
   const root = document.documentElement;
   $("full").hidden = !root.requestFullscreen;
   $("full").addEventListener("click", async () => {
@@ -98,7 +84,7 @@ export function received(text) {
 
 /** Wires every tool. `rfb()` is the connection of the moment or null. */
 export function setUpTools(rfb, focusGuest) {
-  setUpWindow(rfb, focusGuest);
+  setUpWindow(focusGuest);
   setUpScreenshot(rfb);
   setUpKeys(rfb, focusGuest);
   setUpText(rfb);

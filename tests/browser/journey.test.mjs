@@ -103,6 +103,8 @@ test("a reload during a start joins it: one machine, and it runs", async () => {
 
 test("typed text, key chords, clipboard panel, scaling and full screen work on a real guest", async () => {
   const { page, close } = await browse();
+  const sent = [];
+  page.on("websocket", (socket) => socket.on("framesent", ({ payload }) => typeof payload === "string" || sent.push(payload)));
   await signUp(page, server.url, "typist");
   const vm = await startDesktop(page);
   const serial = await server.serial(vm.vmid);
@@ -120,9 +122,23 @@ test("typed text, key chords, clipboard panel, scaling and full screen work on a
   const scale = () => page.locator("#screen canvas").evaluate((canvas) => canvas.getBoundingClientRect().width / canvas.width);
   assert.notEqual(await scale(), 1, "the window is larger than the guest's screen");
   await showBar(page);
-  await page.locator("#fit").click();
-  assert.equal(await page.locator("#fit").getAttribute("aria-pressed"), "false");
+  await page.locator("#view-open").click();
+  await until("the connection is told in numbers", async () => /\d ms[^]*bit\/s[^]*1024 × 768/.test(await page.locator("#statistics").innerText()));
+  await page.getByLabel("Actual size").check();
   await until("one guest pixel is one pixel", async () => (await scale()) === 1);
+  // SetEncodings has a quality only where one is asked for; SetDesktopSize asks the guest to follow the window.
+  const qualities = () => sent.filter((bytes) => bytes[0] === 2).map((bytes) => Array.from({ length: bytes.readUInt16BE(2) }, (_, i) => bytes.readInt32BE(4 + i * 4)).filter((one) => one >= -32 && one <= -23).join());
+  assert.deepEqual(qualities(), [""], "at first every pixel is as it is");
+  await page.locator("#quality").selectOption("low");
+  await until("the lower quality is asked for", () => qualities().at(-1) === "-31");
+  await page.locator("#quality").selectOption("best");
+  await until("and given up again", () => qualities().at(-1) === "");
+  assert.equal(sent.filter((bytes) => bytes[0] === 251).length, 0);
+  await page.getByLabel("Follow the window").check();
+  await until("the guest is asked to follow", () => sent.some((bytes) => bytes[0] === 251 && bytes.readUInt16BE(2) === 1280));
+  await until("what it does not follow is fitted", async () => (await scale()) !== 1);
+  await shot(page, "tools-1-view");
+  assert.equal(await page.evaluate(() => document.documentElement.dataset.state), "connected");
   await page.locator("#full").click();
   await page.waitForFunction(() => document.fullscreenElement);
   await showBar(page);

@@ -98,6 +98,8 @@ test("the desktop page is accessible, fits and is silent in all its states", asy
   await showBar(page);
   await page.locator("#keys-open").click();
   await inspect(page, "desktop-keys", seen);
+  await page.locator("#view-open").click();
+  await inspect(page, "desktop-view", seen);
   await page.locator("#text-open").click();
   await inspect(page, "desktop-text", seen);
   await page.keyboard.press("Escape");
