@@ -44,18 +44,21 @@ function factsOf(vm, load) {
   return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(", ").replaceAll(",\u00a0", ", ");
 }
 
-function draw(tile, vm, load) {
+function draw(tile, vm, load, acts) {
   const [word, kind] = STATES[vm.state];
   const first = tile.vm === null;
   tile.vm = vm;
   tile.owner.textContent = vm.user;
   tile.state.textContent = vm.paused ? "Standing still" : word;
   tile.state.dataset.kind = vm.paused ? "bad" : kind;
-  tile.look.href = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
-  tile.look.setAttribute("aria-label", `Open the desktop of ${vm.user}`);
+  const page = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
+  tile.look.href = `${page}&view=1`;
+  tile.look.setAttribute("aria-label", `Look at the desktop of ${vm.user}`);
   tile.facts.textContent = factsOf(vm, load);
   if (first) tile.foot.append(idButton(vm.vmid), make("span", {}));
-  const left = tile.foot.lastChild;
+  // Looking is the rule; whoever does more says so, and it is written down.
+  if (first && acts) tile.foot.append(" ", make("a", { class: "link whitespace-nowrap", href: `${page}&control=1`, "aria-label": `Take control of the desktop of ${vm.user}` }, "Take control"));
+  const left = tile.foot.querySelector("span");
   left.textContent = vm.expires_at ? `, ${span(Math.max(0, Date.parse(vm.expires_at) - serverNow()))} left` : "";
   left.title = vm.expires_at ? `Until ${exactly(vm.expires_at)}${vm.expires_because === "idle" ? " unless somebody uses it" : ""}` : "";
   tile.picture.show(vm.state === "starting" ? null : vm.vmid);
@@ -124,7 +127,7 @@ export function wall({ acts }) {
       for (const vm of vms) {
         const tile = tiles.get(vm.vmid) ?? makeTile(acts, count);
         tiles.set(vm.vmid, tile);
-        draw(tile, vm, load.get(vm.vmid));
+        draw(tile, vm, load.get(vm.vmid), acts);
         const place = before ? before.nextSibling : $("wall").firstChild;
         if (tile.item !== place) $("wall").insertBefore(tile.item, place);
         before = tile.item;

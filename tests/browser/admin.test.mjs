@@ -83,8 +83,8 @@ test("an administrator sees the whole class, and restarts and stops many desktop
   await until("each tile shows its guest's colour bars", async () => (await page.locator("#wall img").evaluateAll((images, bar) => images.map(new Function(`return ${bar}`)()).join(" "), String(bar))) === "255,255,0 255,255,0");
   await until("the load is told", async () => /CPU\s12\s%, 210\sMB\sused/.test(await page.locator("#wall").innerText()));
   await inspect(page, "admin-class", seen);
-  const link = await page.locator("#wall li", { hasText: "bob" }).locator("a").getAttribute("href");
-  assert.match(link, /^\/novnc\/\?path=ws\/\d+&vmid=[0-9a-f]{12}$/);
+  const link = await page.locator("#wall li", { hasText: "bob" }).locator("a.look").getAttribute("href");
+  assert.match(link, /^\/novnc\/\?path=ws\/\d+&vmid=[0-9a-f]{12}&view=1$/);
 
   // By keyboard: all of them, restart, after one question that names what is lost.
   await page.locator("#wall-all").focus();
@@ -229,6 +229,12 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   await until("no figures are told calmly", async () => /does not measure/.test(await page.locator("#host-none").innerText()));
   assert.deepEqual(seen, []);
   assert.deepEqual(troubles.filter((line) => !/status of 404/.test(line)), []);
+
+  // What this host itself does, as the server measures it.
+  await page.unrouteAll({ behavior: "ignoreErrors" });
+  await page.goto(`${server.url}/admin/#host`);
+  await page.reload();
+  await until("the real host is drawn", async () => (await page.locator("#graphs canvas").count()) === 4 && /\d+ %, load \d/.test(await page.locator("#host-now").innerText()));
 
   // Who is no administrator is told, and finds no link here.
   await page.context().clearCookies();

@@ -107,6 +107,16 @@ export class Server {
     execFileSync(binary, ["user", "promote", login, role, "--config", path.join(this.folder, "vmshare.toml")], { env: environment, stdio: "ignore" });
   }
 
+  /** An administrator's token. */
+  async warden() {
+    if (!this.token) {
+      await this.enter("warden@example.org", "/auth/signup");
+      this.promote("warden", "admin");
+      this.token = await this.enter("warden");
+    }
+    return this.token;
+  }
+
   /** What a VM's serial console has said and says, through the server and as its owner: QEMU takes one client, and that is the server. */
   async serial(vmid) {
     const token = await this.enter(this.sql(`select login from users u join vms v on v.user_id = u.id where vmid = '${vmid}'`));
