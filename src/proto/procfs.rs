@@ -6,8 +6,9 @@
 //!
 //! Pure. Sources: proc(5), the kernel's Documentation/filesystems/proc.rst, admin-guide/iostats.rst and accounting/psi.rst.
 
-/// Interfaces that carry nothing from or to other hosts.
-const INNER: [&str; 1] = ["lo"];
+/// How the names of interfaces begin that carry nothing from or to other hosts, or what another one carries too: those of guests, bridges
+/// and tunnels.
+const INNER: [&str; 10] = ["lo", "veth", "tap", "tun", "br-", "docker", "virbr", "vnet", "ifb", "dummy"];
 /// A sector of `diskstats`, whatever the disk's own are.
 pub const SECTOR_BYTES: u64 = 512;
 
@@ -125,14 +126,14 @@ pub struct Traffic {
     pub tx: u64,
 }
 
-/// `/proc/net/dev`: what passed through all interfaces but the loopback.
+/// `/proc/net/dev`: what passed to and from other hosts.
 #[must_use]
 pub fn network(dev: &[u8]) -> Option<Traffic> {
     let mut sum = None;
     for line in text(dev).lines() {
         let Some((name, rest)) = line.rsplit_once(':') else { continue };
         let (Some(rx), Some(tx)) = (numbers(rest).next(), numbers(rest).nth(8)) else { continue };
-        if !INNER.contains(&name.trim()) {
+        if !INNER.iter().any(|inner| name.trim().starts_with(inner)) {
             let before = sum.get_or_insert_with(Traffic::default);
             *before = Traffic { rx: before.rx.saturating_add(rx), tx: before.tx.saturating_add(tx) };
         }

@@ -54,7 +54,7 @@ fn load_and_pressure_are_read() {
 fn traffic_is_that_of_real_interfaces_and_whole_disks() {
     let dev = b"Inter-|   Receive                                                |  Transmit\n \
         face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
-        lo: 999 1 0 0 0 0 0 0 999 1 0 0 0 0 0 0\n  eth0:1000 2 0 0 0 0 0 0 300 3 0 0 0 0 0 0\nwlan0: 5 0 0 0 0 0 0 0 7 0 0 0 0 0 0 0\n";
+        lo: 999 1 0 0 0 0 0 0 999 1 0 0 0 0 0 0\n  eth0:1000 2 0 0 0 0 0 0 300 3 0 0 0 0 0 0\nwlan0: 5 0 0 0 0 0 0 0 7 0 0 0 0 0 0 0\nveth1a2b: 9 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n";
     assert_eq!(network(dev), Some(Traffic { rx: 1005, tx: 307 }));
     assert_eq!(network(b"    lo: 999 1 0 0 0 0 0 0 999 1 0 0 0 0 0 0\n"), Some(Traffic::default()));
     assert_eq!(network(b"nothing\n"), None);

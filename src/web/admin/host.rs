@@ -20,6 +20,11 @@ fn short(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
+/// Bytes a second as bits a second, as `_bps` is read.
+fn bits(bytes: f64) -> f64 {
+    short(bytes * 8.0)
+}
+
 #[allow(clippy::cast_precision_loss)]
 fn gib(bytes: u64) -> f64 {
     (bytes as f64 / GIB * 100.0).round() / 100.0
@@ -56,8 +61,8 @@ pub async fn host(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
                 "memory_percent": column(|point| point.memory),
                 "disk_percent": column(|point| point.disk),
                 "load": column(|point| point.load),
-                "rx_bps": column(|point| point.rx),
-                "tx_bps": column(|point| point.tx),
+                "rx_bps": column(|point| point.rx * 8.0),
+                "tx_bps": column(|point| point.tx * 8.0),
                 "vms": column(|point| point.vms),
             },
         }),
@@ -94,7 +99,7 @@ fn now(sample: &Sample, vms: usize) -> Value {
         },
         "pressure": { "cpu": sample.pressure.cpu, "memory": sample.pressure.memory, "io": sample.pressure.io },
         "volumes": volumes,
-        "network": { "rx_bps": short(sample.network.rx), "tx_bps": short(sample.network.tx) },
+        "network": { "rx_bps": bits(sample.network.rx), "tx_bps": bits(sample.network.tx) },
         "vms": vms,
     })
 }
@@ -113,8 +118,8 @@ pub async fn load(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
                 "cpu_percent": short(vm.cpu_percent),
                 "rss_mb": vm.rss >> 20,
                 "threads": vm.threads,
-                "read_bps": short(vm.read_bps),
-                "write_bps": short(vm.write_bps),
+                "read_bps": bits(vm.read_bps),
+                "write_bps": bits(vm.write_bps),
             })
         })
         .collect();
