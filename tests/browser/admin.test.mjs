@@ -245,6 +245,15 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   await page.goto(server.url);
   await page.locator("#start").waitFor();
   assert.ok(await page.locator("#admin-open").isHidden());
+  // A teacher sees the class and changes nothing.
+  server.sql("update users set role = 'teacher' where login = 'pupil'");
+  await call(page, "POST", "/auth/login", { email: "pupil", password: "correct horse" });
+  await page.goto(`${server.url}/admin/#users`);
+  await page.locator("#wall-search").waitFor();
+  assert.deepEqual(await page.locator('[role="tab"]:visible').allInnerTexts(), ["Class"]);
+  assert.ok(await page.locator("#wall-acts").isHidden());
+  await page.goto(server.url);
+  await page.locator("#admin-open", { hasText: "Class" }).waitFor();
   server.sql("update users set role = 'admin' where login = 'pupil'");
   await call(page, "POST", "/auth/login", { email: "pupil", password: "correct horse" });
   await page.reload();
