@@ -90,6 +90,15 @@ fn what_an_administrator_changes_of_an_account_holds_at_once() {
     assert_eq!(log_in(&server, "alice", "correct horse").code(), "bad_credentials");
     assert_eq!(server.websocket(&linked, &[]).err(), Some(404));
     good(&server, &root, "POST", &of_alice, &json!({"disabled": false, "role": "admin"}));
+    // The server still believes a role that is gone; the transaction looks again, so two at once cannot take each other's away.
+    let role = |role: &str| {
+        server.count(&format!(
+            "with u as (update users set role = '{role}' where login = 'root' returning 1) select count(*) from u"
+        ))
+    };
+    assert_eq!(role("user"), 1);
+    assert_eq!(server.call("POST", &of_alice, &root, &json!({"disabled": true})).code(), "admin_only");
+    assert_eq!(role("admin"), 1);
 
     // Another password, told once.
     let alice = log_in(&server, "alice", "correct horse").json["token"].as_str().expect("token").to_owned();
