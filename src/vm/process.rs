@@ -1,7 +1,7 @@
 //! A running QEMU process: its pidfd, its output, its monitor.
 //!
 //! Exits are told by a pidfd, not by SIGCHLD, because an adopted QEMU is not our child. Standard output and error are pipes while
-//! the server that started it lives; they go to the log with `vmid=`, and the last lines are kept for the VM's `exit`.
+//! the server that started it lives; they go to the log with `vmid=`, and the last line is kept for the VM's `exit`.
 
 use super::monitor::{Failed, Monitor};
 use super::supervise::Ration;
@@ -18,15 +18,12 @@ use mio::Token;
 use mio::net::UnixStream;
 use serde_json::Value;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Lines of output kept.
-const TAIL_LINES: usize = 20;
 /// Longest line kept; the rest of it is dropped.
 const LINE_BYTES: usize = 1024;
 /// First and longest pause between attempts to connect to a socket QEMU has not made yet.
@@ -57,7 +54,8 @@ pub struct Process {
     exit_token: Cell<Option<Token>>,
     stdout: RefCell<Option<Pipe>>,
     stderr: RefCell<Option<Pipe>>,
-    tail: RefCell<VecDeque<String>>,
+    /// The last line it wrote, and whether that was on standard error.
+    last: RefCell<Option<(bool, String)>>,
     /// Of a tool, not a QEMU: its standard output.
     answer: Option<RefCell<Vec<String>>>,
     monitor: RefCell<Option<Monitor>>,
@@ -174,7 +172,7 @@ impl Process {
             exit_token: Cell::new(Some(token)),
             stdout: RefCell::default(),
             stderr: RefCell::default(),
-            tail: RefCell::default(),
+            last: RefCell::default(),
             answer,
             monitor: RefCell::default(),
             line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
@@ -288,7 +286,7 @@ impl Process {
     /// The last line it wrote, for people.
     #[must_use]
     pub fn last_line(&self) -> Option<String> {
-        self.tail.borrow().back().cloned()
+        self.last.borrow().as_ref().map(|(_, line)| line.clone())
     }
 
     /// What a tool wrote.
@@ -328,11 +326,12 @@ impl Process {
                 }
             } else if !line.is_empty() {
                 log::info!(vmid:% = self.vmid, user = self.owner(); "qemu: {line}");
-                let mut tail = self.tail.borrow_mut();
-                if tail.len() == TAIL_LINES {
-                    tail.pop_front();
+                // Why it ended, it says on standard error; the other only counts where that was silent.
+                let is_error = matches!(which, Owner::Stderr(_));
+                let mut last = self.last.borrow_mut();
+                if is_error || !last.as_ref().is_some_and(|(was_error, _)| *was_error) {
+                    last.replace((is_error, line));
                 }
-                tail.push_back(line);
             }
         }
     }
