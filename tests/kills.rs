@@ -271,7 +271,7 @@ fn a_server_killed_when_an_upload_comes_to_its_place_has_it_whole_or_goes_on_wit
             assert!(answer.starts_with(b"HTTP/1.1 204"), "{step}: {}", String::from_utf8_lossy(&answer));
         }
         let found = images(&server);
-        assert_eq!(found.len(), 1, "{step}: {found:?}");
+        assert_eq!(found.len(), 1, "{step}: it was {offset} of {} bytes: {found:?}\n{}", image.len(), server.said());
         assert!(fs::read(&found[0]).expect("image") == image, "{step}: the image is not what was sent");
         let listed = server.call("GET", "/isos", &token, &Value::Null);
         assert!(listed.json.to_string().contains("tiny.iso"), "{step}: {listed:?}");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const PLAIN: &str = "tls = \"off\"\nstop_vms_on_exit = true";
 /// Each user starts his own upload.
@@ -97,7 +97,11 @@ fn isos(server: &Server, token: &str) -> Vec<Value> {
 
 /// Everything that uploads could leave behind.
 fn leftovers(server: &Server) -> Vec<PathBuf> {
-    let users = fs::read_dir(server.base().join("users")).expect("users");
+    leftovers_in(&server.base())
+}
+
+fn leftovers_in(base: &Path) -> Vec<PathBuf> {
+    let users = fs::read_dir(base.join("users")).expect("users");
     let mut found: Vec<PathBuf> = users
         .flatten()
         .flat_map(|user| fs::read_dir(user.path().join("uploads")).into_iter().flatten().flatten())
@@ -360,6 +364,34 @@ fn an_upload_goes_on_after_the_server_was_killed_where_it_was_told_or_further() 
     assert_eq!(offset(&server, &token, &checked), 0, "bytes that no checksum was compared with count");
     assert_eq!(patch(&server, &token, &path, there, &iso[there..], &[]).status, 204);
     assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    server.end();
+}
+
+#[test]
+fn an_upload_that_was_whole_when_the_server_was_killed_comes_to_its_place_when_it_is_asked_for() {
+    let mut server = server("");
+    let token = server.sign_up("nearly");
+    let iso = fs::read(image()).expect("image");
+    let [asked, continued] = ["asked.iso", "continued.iso"].map(|name| create(&server, &token, iso.len(), name));
+    for path in [&asked, &continued] {
+        assert_eq!(patch(&server, &token, path, 0, &iso[..1_000_000], &[]).status, 204);
+    }
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    // As if it had died between the last byte and what follows it.
+    for staged in leftovers_in(&folder.path().join("b")) {
+        fs::write(staged, &iso).expect("the last bytes");
+    }
+    let server = Server::run(folder);
+    // Clients take an offset that is the whole length for success, so it must be one.
+    assert_eq!(offset(&server, &token, &asked), iso.len());
+    assert_eq!(patch(&server, &token, &continued, iso.len(), b"", &[]).status, 204);
+    let listed = isos(&server, &token);
+    for name in ["asked.iso", "continued.iso"] {
+        let there = listed.iter().find(|iso| iso["name"] == name).unwrap_or_else(|| panic!("no {name}: {listed:?}"));
+        assert_eq!(there["sha256"], json!(sha256(&iso)));
+    }
+    assert_eq!(leftovers(&server), Vec::<PathBuf>::new());
     server.end();
 }
 

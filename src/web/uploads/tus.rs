@@ -80,7 +80,7 @@ pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let work = Work::on(&cx, &row.id).await;
     // Who worked on it may have ended it.
     let row = find(&cx, &req).await?;
-    let offset = if row.done { row.size } else { offset(&cx, &row).await? };
+    let offset = far(&cx, &req, &row).await?;
     drop(work);
     let mut answer = Response::empty(200)
         .with("upload-offset", offset.to_string())
@@ -94,14 +94,24 @@ pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(answer)
 }
 
-async fn offset(cx: &Cx, row: &UploadRow) -> Result<u64, Problem> {
+/// How far an upload is. One whose bytes are all there and that was not brought to its place, because the server ended in that moment, is
+/// brought there now: its client takes this answer for success.
+async fn far(cx: &Cx, req: &Req, row: &UploadRow) -> Result<u64, Problem> {
+    if row.done {
+        return Ok(row.size);
+    }
     let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
     let synced = cx.store(move || {
         let mut stage = Stage::resume(&path, size, verified, None)?;
         stage.sync()?;
-        Ok(stage.length())
+        Ok(stage)
     });
-    synced.await?.map_err(|e: std::io::Error| missing(&e))
+    let stage = synced.await?.map_err(|e: std::io::Error| missing(&e))?;
+    let offset = stage.length();
+    if offset == size && req.caller()?.user.id == row.user_id {
+        finish(cx, req, row, stage).await?;
+    }
+    Ok(offset)
 }
 
 /// `PATCH /uploads/{id}`: the next bytes.
@@ -123,7 +133,7 @@ pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             .with("tus-resumable", tus::VERSION)
     };
     let Some(incoming) = &req.incoming else {
-        let at = if row.done { row.size } else { offset(&cx, &row).await? };
+        let at = far(&cx, &req, &row).await?;
         return if at == from { Ok(done(at, &row)) } else { Err(elsewhere(at)) };
     };
     if row.done {
@@ -183,10 +193,15 @@ async fn take(
         keep(cx, row, &stage);
         return Ok(offset);
     }
+    finish(cx, req, row, stage).await.map(|()| offset)
+}
+
+/// Brings what is whole to its place.
+async fn finish(cx: &Cx, req: &Req, row: &UploadRow, stage: Stage) -> Result<(), Problem> {
     match complete(cx, req, row, stage).await {
         Ok(_) => {
             mark_done(cx, row).await;
-            Ok(offset)
+            Ok(())
         }
         Err(problem) => {
             // Only a file that can never be an image goes; one that could not be stored may be tried again.
