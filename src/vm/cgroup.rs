@@ -2,7 +2,7 @@
 //!
 //! One group a VM, which QEMU is born into. Version 2 is used where a group is delegated to us, version 1 where that is what the host
 //! has, and nothing where there is neither: `vmshare check` says so. Under version 2 a group with limits below it may hold no processes
-//! itself, so those in it first move into a leaf.
+//! itself, so we first move into a leaf, or, in a group that was made for VMs, whoever holds it.
 //!
 //! Under systemd that group is a service's own which is never restarted (`conf/vmshare-vms.service`): systemd cannot start a service
 //! in whose group VMs of its former run still are. Elsewhere it is the server's own.
@@ -61,6 +61,8 @@ enum Tree {
 pub struct Groups {
     tree: Tree,
     mark: String,
+    /// The group was made for VMs: who is in it only holds it.
+    is_given: bool,
 }
 
 impl Groups {
@@ -85,7 +87,7 @@ impl Groups {
             (Err(_), Ok(all)) => Tree::V1(all),
             (Err(two), Err(one)) => Tree::Nowhere(format!("control groups: {two}; version 1: {one}")),
         };
-        Self { tree, mark }
+        Self { tree, mark, is_given: given.is_some() }
     }
 
     /// Moves the processes of the group into its leaf, where the version asks for that. Once, before there are threads or children.
@@ -97,8 +99,13 @@ impl Groups {
         let entered = (|| {
             let leaf = parent.join(LEAF);
             make(&leaf)?;
-            for pid in fs::read_to_string(parent.join("cgroup.procs"))?.lines() {
-                fs::write(leaf.join("cgroup.procs"), pid)?;
+            if self.is_given {
+                for pid in fs::read_to_string(parent.join("cgroup.procs"))?.lines() {
+                    fs::write(leaf.join("cgroup.procs"), pid)?;
+                }
+            } else {
+                // Somebody's shell may be there too; with it, the next step fails.
+                fs::write(leaf.join("cgroup.procs"), "0")?;
             }
             for controller in CONTROLLERS {
                 fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))?;
@@ -109,7 +116,8 @@ impl Groups {
             Ok(())
         })();
         if let Err(e) = &entered {
-            let why = format!("{}: {e}; is the group delegated to this process?", parent.display());
+            let why =
+                format!("{}: {e}; is the group delegated to this process, and nobody else in it?", parent.display());
             self.tree = Tree::Nowhere(why);
         }
         entered
@@ -292,7 +300,7 @@ mod tests {
     const LIMITS: Limits = Limits { memory_mb: 2048, cpus: 2 };
 
     /// Where the kernel would have put files, there are plain ones.
-    fn tree_2(delegated: bool) -> (tempfile::TempDir, Groups) {
+    fn tree_2(delegated: bool, is_given: bool) -> (tempfile::TempDir, Groups) {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("lxc/vmshare");
         fs::create_dir_all(&own).unwrap();
@@ -302,17 +310,18 @@ mod tests {
             fs::write(own.join("cgroup.subtree_control"), "").unwrap();
         }
         let mounts = format!("cgroup2 {} cgroup2 rw,nosuid 0 0\n", folder.path().display());
-        let groups = Groups::of(Path::new("/srv/vm"), None, "0::/lxc/vmshare\n", &mounts);
+        let given = is_given.then_some(own.as_path());
+        let groups = Groups::of(Path::new("/srv/vm"), given, "0::/lxc/vmshare\n", &mounts);
         (folder, groups)
     }
 
     #[test]
     fn under_version_2_the_server_moves_into_a_leaf_and_vms_are_its_neighbours() {
-        let (folder, mut groups) = tree_2(true);
+        let (folder, mut groups) = tree_2(true, false);
         assert_eq!(groups.missing(), None);
         groups.enter().unwrap();
         let own = folder.path().join("lxc/vmshare");
-        assert_eq!(fs::read_to_string(own.join("server/cgroup.procs")).unwrap(), "4711");
+        assert_eq!(fs::read_to_string(own.join("server/cgroup.procs")).unwrap(), "0", "only the server moves");
         assert_eq!(fs::read_to_string(own.join("server/cpu.weight")).unwrap(), "1000");
         assert_eq!(groups.make("0a1b2c3d4e5f", LIMITS).unwrap().len(), 1);
         let group = own.join(format!("vmshare-{}-0a1b2c3d4e5f", groups.mark));
@@ -327,8 +336,16 @@ mod tests {
     }
 
     #[test]
+    fn in_a_group_that_was_made_for_vms_its_holder_moves_aside() {
+        let (folder, mut groups) = tree_2(true, true);
+        groups.enter().unwrap();
+        let leaf = folder.path().join("lxc/vmshare/server");
+        assert_eq!(fs::read_to_string(leaf.join("cgroup.procs")).unwrap(), "4711");
+    }
+
+    #[test]
     fn a_server_that_is_in_the_leaf_already_stays_there() {
-        let (folder, _) = tree_2(true);
+        let (folder, _) = tree_2(true, true);
         let mounts = format!("cgroup2 {} cgroup2 rw 0 0\n", folder.path().display());
         let found = version_2("0::/lxc/vmshare/server\n", &mounts).unwrap();
         assert_eq!(found, folder.path().join("lxc/vmshare"));
@@ -336,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_ours_to_divide_is_left_alone_and_said() {
-        let (_folder, groups) = tree_2(false);
+        let (_folder, groups) = tree_2(false, false);
         let why = groups.missing().unwrap();
         assert!(why.contains("is not delegated") && why.contains("lxc/vmshare"), "{why}");
         assert!(groups.make("0a1b2c3d4e5f", LIMITS).unwrap().is_empty());

@@ -1,11 +1,11 @@
 // Text and key combinations as X11 keysyms, the RFB protocol's keys (RFC 6143, section 7.5.4).
 //
-// QEMU turns a keysym into a key of its own layout (US unless it was told otherwise) and presses
-// nothing more, so whoever types must hold Shift for what needs it. Characters that layout lacks
-// are sent by their Unicode keysym, which a guest may or may not understand.
+// What is typed is keys, not characters: which ones depends on the layout the guest has been told of
+// (layouts.js). Characters it lacks are sent by their Unicode keysym, which a guest may or may not
+// understand.
+import { strokeOf } from "./layouts.js";
 
-const SHIFT = 0xffe1;
-const NEEDS_SHIFT = /[A-Z~!@#$%^&*()_+{}|:"<>?]/;
+const MODIFIERS = { ShiftLeft: 0xffe1, AltRight: 0xfe03 };
 // An emulated PS/2 keyboard holds 16 bytes; faster typing loses keys in boot menus.
 const PACE_MS = 30;
 
@@ -42,20 +42,23 @@ export function keysymOf(character) {
   return (code >= 0x20 && code <= 0x7e) || (code >= 0xa0 && code <= 0xff) ? code : 0x01000000 | code;
 }
 
-/** Types one character. */
-export function sendCharacter(rfb, character) {
-  const shift = NEEDS_SHIFT.test(character);
-  if (shift) rfb.sendKey(SHIFT, null, true);
-  rfb.sendKey(keysymOf(character), null);
-  if (shift) rfb.sendKey(SHIFT, null, false);
+/** Types one character on a layout. */
+export function sendCharacter(rfb, character, layout) {
+  const stroke = strokeOf(layout, character);
+  if (!stroke) return rfb.sendKey(keysymOf(character), null);
+  const { code, modifier, dead } = stroke;
+  if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, true);
+  rfb.sendKey(keysymOf(character), code);
+  if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, false);
+  if (dead) rfb.sendKey(keysymOf(" "), "Space");
 }
 
 /** Types a text at a pace a guest can follow. Stops when `signal` says so; tells `progress(done, all)`. */
-export async function sendText(rfb, text, signal, progress) {
+export async function sendText(rfb, text, layout, signal, progress) {
   const characters = [...text.replace(/\r\n?/g, "\n")];
   for (const [index, character] of characters.entries()) {
     if (signal.aborted) return;
-    sendCharacter(rfb, character);
+    sendCharacter(rfb, character, layout);
     progress(index + 1, characters.length);
     await new Promise((later) => setTimeout(later, PACE_MS));
   }

@@ -1,7 +1,8 @@
 // What each tool on the bar does to the guest or to the window.
-import { $, make } from "../shared/dom.js";
+import { $, make, memory } from "../shared/dom.js";
 import { closePanels } from "./bar.js";
 import { CHORDS, chordName, sendChord, sendText } from "./keys.js";
+import { layouts, strokeOf } from "./layouts.js";
 
 const NOTE = $("text-note").textContent;
 
@@ -51,13 +52,24 @@ function setUpKeys(rfb, focusGuest) {
 
 function setUpText(rfb) {
   let typing = null;
+  const layout = $("layout");
+  layout.append(...layouts.map(([id, name]) => make("option", { value: id }, name)));
+  layout.value = layouts.some(([id]) => id === memory.get("layout")) ? memory.get("layout") : "us";
+  const look = () => {
+    const foreign = [...$("outgoing").value.replaceAll("\r", "")].some((character) => !strokeOf(layout.value, character));
+    $("text-note").textContent = foreign ? "Letters this keyboard does not have may not arrive when typed." : NOTE;
+  };
+  layout.addEventListener("change", () => {
+    memory.set("layout", layout.value);
+    look();
+  });
   $("type").addEventListener("click", async () => {
     if (typing) return typing.abort();
     if (!rfb() || !$("outgoing").value) return $("outgoing").focus();
     typing = new AbortController();
     $("type").textContent = "Stop typing";
     const told = (done, all) => ($("text-note").textContent = `Typed ${done} of ${all}.`);
-    await sendText(rfb(), $("outgoing").value, typing.signal, told);
+    await sendText(rfb(), $("outgoing").value, layout.value, typing.signal, told);
     typing = null;
     $("type").textContent = "Type this text";
   });
@@ -66,10 +78,7 @@ function setUpText(rfb) {
     rfb().clipboardPasteFrom($("outgoing").value);
     $("text-note").textContent = "Sent to its clipboard. Nothing to paste there? Then it has no agent for that: type the text instead.";
   });
-  $("outgoing").addEventListener("input", () => {
-    const foreign = /[^\t\n\r\x20-\x7e]/.test($("outgoing").value);
-    $("text-note").textContent = foreign ? "Letters a US keyboard does not have may not arrive when typed." : NOTE;
-  });
+  $("outgoing").addEventListener("input", look);
   $("copy").addEventListener("click", async () => {
     $("incoming").select();
     await navigator.clipboard?.writeText($("incoming").value);

@@ -38,7 +38,7 @@ export function setUpTouchKeys(rfb) {
     let same = 0;
     while (same < before.length && before[same] === after[same]) same += 1;
     for (let i = same; i < before.length; i += 1) rfb().sendKey(NAMED.Backspace, "Backspace");
-    for (const character of after.slice(same)) sendCharacter(rfb(), character);
+    for (const character of after.slice(same)) sendCharacter(rfb(), character, $("layout").value);
     before = after;
     // A word being composed must not be touched; it is short, so it can wait.
     if (!event.isComposing && (after.length < 8 || after.length > 200)) refill();

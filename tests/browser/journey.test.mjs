@@ -116,6 +116,16 @@ test("typed text, key chords, clipboard panel, scaling and full screen work on a
   const wanted = [42, 35, 18, 38, 38, 24, 51, 57, 42, 17, 24, 19, 38, 32, 42, 2];
   await until(`the guest has ${wanted}`, () => keysOf(serial).length >= wanted.length && keysOf(serial));
   assert.deepEqual(keysOf(serial), wanted);
+  // The same on a German keyboard: z and y change places, @ needs AltGr, ^ is a dead key.
+  await page.locator("#layout").selectOption("de");
+  await page.locator("#outgoing").fill("zY@ß^");
+  await page.locator("#type").click();
+  wanted.push(21, 42, 44, 100, 16, 12, 41, 57);
+  await until(`the guest has ${wanted}`, () => keysOf(serial).length >= wanted.length && keysOf(serial));
+  assert.deepEqual(keysOf(serial), wanted);
+  await page.locator("#outgoing").fill("ł");
+  assert.match(await page.locator("#text-note").innerText(), /this keyboard does not have/);
+  await page.locator("#layout").selectOption("us");
   await page.locator("#paste").click();
   await shot(page, "tools-1-text");
   assert.match(await page.locator("#text-note").innerText(), /Sent to its clipboard/);
