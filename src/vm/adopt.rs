@@ -15,6 +15,7 @@ use crate::sys::signal::Signal;
 use crate::sys::user::euid;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,14 +39,14 @@ pub fn begin(cx: &Cx) {
                 Err(_) => cx.clock.sleep(RETRY).await,
             }
         };
-        let mut kept = HashSet::new();
+        let (mut kept, known) = (HashSet::new(), rows.iter().map(|row| row.vmid.clone()).collect());
         for row in rows {
             if adopt(&cx, &row).await {
                 kept.insert(row.vmid);
             }
         }
         net_filter::take_back(&cx).await;
-        sweep_folders(&cx, kept).await;
+        sweep(&cx, kept, known).await;
         cx.swept.set(true);
         janitor::begin(&cx);
         warm::begin(&cx);
@@ -85,6 +86,8 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     if let Err(e) = process.connect_serial(cx) {
         log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
     }
+    // The server may have died between calling it running and letting its new disk be the user's.
+    disks::keep(cx, row).await;
     bound_again(cx, row).await;
     let Ok(vm) = real::live(cx, row, &process) else { return false };
     lifetime::take_back(cx, &vm).await;
@@ -141,25 +144,26 @@ async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
     false
 }
 
-/// Removes run folders that no live VM owns, and ends a QEMU that was started but not written down.
-async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
+/// Ends QEMUs that were started but not written down, and removes run folders that no live VM owns. `known` are VMs there was a row of.
+async fn sweep(cx: &Cx, kept: HashSet<String>, known: HashSet<String>) {
     let (runs, users) = (cx.config.base_dir.join("runs"), cx.apart.users().clone());
     let groups = Arc::clone(&cx.groups);
     let swept = cx.disk(move || {
+        let runs = runs.canonicalize().unwrap_or(runs);
+        for (pid, vmid) in strays(&users, &runs, &known).into_iter().filter(|(_, vmid)| !kept.contains(vmid)) {
+            log::warn!(vmid:% = vmid; "a qemu without a row (pid {pid}) is ended");
+            if let Ok(process) = crate::sys::pidfd::PidFd::open(pid) {
+                let _ = process.send(Signal::Kill);
+                let _ = process.wait(KILL_WAIT);
+            }
+        }
+        // Only now they are empty.
         groups.sweep(&kept);
         let Ok(entries) = std::fs::read_dir(&runs) else { return };
-        let strays = strays(&users);
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if super::Vmid::parse(&name).is_none() || kept.contains(&name) {
                 continue;
-            }
-            for pid in strays.iter().filter(|(_, of)| *of == name).map(|(pid, _)| *pid) {
-                log::warn!(vmid:% = name; "a qemu without a row (pid {pid}) is ended");
-                if let Ok(process) = crate::sys::pidfd::PidFd::open(pid) {
-                    let _ = process.send(Signal::Kill);
-                    let _ = process.wait(KILL_WAIT);
-                }
             }
             match std::fs::remove_dir_all(entry.path()) {
                 Ok(()) => log::info!(vmid:% = name; "run folder without a vm removed"),
@@ -172,8 +176,9 @@ async fn sweep_folders(cx: &Cx, kept: HashSet<String>) {
     }
 }
 
-/// Processes that were started as QEMU for a VM, by the VM's id; only those of users that VMs run as.
-fn strays(users: &Users) -> Vec<(u32, String)> {
+/// Processes that were started as QEMU for a VM of this server, by the VM's id; only those of users that VMs run as. Another server of this host
+/// may use the same users: what is ours stands in one of our run folders (also one that is removed), or is a VM we know.
+fn strays(users: &Users, runs: &Path, known: &HashSet<String>) -> Vec<(u32, String)> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let ours = |uid| match users {
         Users::Range(range) => range.contains(&uid) || uid == euid(),
@@ -185,7 +190,10 @@ fn strays(users: &Users) -> Vec<(u32, String)> {
         let line = std::fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<_> = line.split(|byte| *byte == 0).collect();
         let name = words.windows(2).find(|pair| pair.first() == Some(&&b"-name"[..]))?.get(1)?;
-        Some((pid, String::from_utf8_lossy(name).into_owned()))
+        let vmid = String::from_utf8_lossy(name).into_owned();
+        super::Vmid::parse(&vmid)?;
+        let stands = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(runs));
+        (stands || known.contains(&vmid) || runs.join(&vmid).exists()).then_some((pid, vmid))
     };
     entries.flatten().filter_map(one).collect()
 }

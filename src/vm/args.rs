@@ -219,6 +219,8 @@ impl fmt::Display for ArgError {
 
 impl std::error::Error for ArgError {}
 
+/// The network of a guest with a way to the internet.
+pub(super) const INTERNET: &str = "user,id=n1";
 /// Names the disks in QMP: `disk0` is the one booted from.
 pub const DISK_NODE: &str = "disk";
 
@@ -353,7 +355,7 @@ fn devices(line: &mut Line, machine: &Machine<'_>) {
     let network = match machine.network {
         Network::None => return,
         Network::Restricted => "user,id=n1,restrict=on",
-        Network::Internet => "user,id=n1",
+        Network::Internet => INTERNET,
     };
     line.option("-netdev", network).option("-device", "virtio-net-pci,netdev=n1");
 }

@@ -117,12 +117,14 @@ fn base(config: &Config, uid: &str, path: &Path, disk: &File) -> Result<Option<(
 }
 
 fn open(path: &Path, write: bool) -> io::Result<File> {
-    // A FIFO or a device does not keep us waiting; a link at the end is not followed.
+    // What it is comes first: to open a device may be to use it. A link at the end is not followed.
+    let is_file = |kind: std::fs::FileType| kind.is_file() || std::os::unix::fs::FileTypeExt::is_block_device(&kind);
+    if !is_file(path.symlink_metadata()?.file_type()) {
+        return Err(io::Error::other("it is no file"));
+    }
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path)?;
-    let kind = file.metadata()?.file_type();
-    let is_disk = std::os::unix::fs::FileTypeExt::is_block_device(&kind);
-    if kind.is_file() || is_disk { Ok(file) } else { Err(io::Error::other("it is no file")) }
+    if is_file(file.metadata()?.file_type()) { Ok(file) } else { Err(io::Error::other("it is no file")) }
 }
 
 /// The owner of the folder can put links and files of his own there; files of the server's he cannot make.

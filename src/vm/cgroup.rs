@@ -14,6 +14,7 @@
 //! Sources: cgroups(7); the kernel's cgroup-v2.rst ("No Internal Process Constraint") and cgroup-v1; systemd's CGROUP_DELEGATION.
 
 use crate::config::Config;
+use crate::sys::rights::{self, Right};
 use data_encoding::HEXLOWER;
 use ring::digest;
 use std::collections::HashSet;
@@ -79,6 +80,10 @@ impl Groups {
         let hash = digest::digest(&digest::SHA256, base_dir.as_os_str().as_bytes());
         let mark = HEXLOWER.encode(hash.as_ref().get(..4).unwrap_or_default());
         let parent = match given {
+            // A QEMU begins in the server's group; to move it into another's takes a right over what is above both.
+            Some(_) if !matches!(rights::missing(&[Right::DacOverride]).as_deref(), Ok([])) => {
+                Err("vm_cgroup needs CAP_DAC_OVERRIDE, which moves VMs there".into())
+            }
             Some(given) => usable(given.to_owned()),
             None => version_2(own, mounts).and_then(usable),
         };

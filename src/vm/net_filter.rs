@@ -6,14 +6,13 @@
 //! address of this host or not of the internet; of the resolvers of `/etc/resolv.conf` only their port 53 is reached.
 //!
 //! The table is made again whole, in one transaction, at each such launch and every few seconds while such VMs live: whoever
-//! reloads the host's firewall may have flushed it. When that fails, they are stopped. Where there is no `nft`, no right to use it, or no
+//! reloads the host's firewall may have flushed it. When that fails some times in a row, they are stopped. Where there is no `nft`, no right to use it, or no
 //! users of their own, no such VM is started. The table is left when the server ends, because VMs may live on.
 //!
 //! Sources: nft(8); RFC 6890 (special-purpose addresses); resolv.conf(5).
 
 use super::apart::Users;
 use super::{Vm, stop, tool};
-use crate::config::Network;
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::sys::rights::{self, Right};
@@ -29,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How often it may fail to be renewed; a host that is busy for a moment must cost nobody his work.
+const FAILURES: u32 = 4;
 /// How long a flushed table may go unnoticed.
 const EVERY: Duration = Duration::from_secs(5);
 /// Where distributions put it; a service's PATH may be short.
@@ -54,7 +55,7 @@ pub fn table(base_dir: &Path) -> String {
     format!("vmshare_{}", HEXLOWER.encode(hash.as_ref().get(..4).unwrap_or_default()))
 }
 
-/// What `nft -f` is given.
+/// What `nft` is given.
 #[must_use]
 pub fn rules(table: &str, uids: &RangeInclusive<u32>, resolvers: &[IpAddr]) -> String {
     let mut ask = String::new();
@@ -114,19 +115,18 @@ pub async fn ensure(cx: &Cx) -> Result<(), Problem> {
         Problem::unavailable("network_unavailable", detail, 60)
     };
     let users = cx.apart.users().clone();
-    let (file, name) = (cx.config.base_dir.join("internet.nft"), table(&cx.config.base_dir));
-    let written = file.clone();
+    let name = table(&cx.config.base_dir);
     let made = cx.disk(move || {
         if let Some(why) = missing(&users) {
             return Err(why);
         }
         let (Users::Range(uids), Some(nft)) = (users, program()) else { return Err("nothing to filter with".into()) };
         let resolvers = resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-        std::fs::write(&written, rules(&name, &uids, &resolvers)).map_err(|e| format!("{}: {e}", written.display()))?;
-        Ok(nft)
+        Ok((nft, rules(&name, &uids, &resolvers)))
     });
-    let nft = made.await?.map_err(refused)?;
-    let line = [nft.into_os_string(), OsString::from("-f"), file.into_os_string()];
+    let (nft, rules) = made.await?.map_err(refused)?;
+    // As an argument: no file that another launch could be writing, or that a full disk could lack.
+    let line = [nft.into_os_string(), OsString::from(rules)];
     tool::run_with_rights(cx, line.to_vec()).await.map_err(|problem| refused(problem.detail))?;
     watch(cx);
     Ok(())
@@ -141,12 +141,14 @@ fn watch(cx: &Cx) {
     let story = Rc::clone(cx);
     cx.spawner.spawn("net filter", async move {
         let cx = story;
+        let mut failed = 0;
         loop {
             cx.clock.sleep(EVERY).await;
             if cx.stopping.get() || (with_internet(&cx).is_empty() && cx.launches.is_empty()) {
                 return cx.net_filter.0.set(false);
             }
-            if ensure(&cx).await.is_err() {
+            failed = if ensure(&cx).await.is_ok() { 0 } else { failed + 1 };
+            if failed >= FAILURES {
                 for vm in with_internet(&cx) {
                     log::error!(vmid:% = vm.vmid; "it is stopped: what it reaches can no longer be bounded");
                     let _ = stop::stop(&cx, &vm, "its internet access could not be bounded", true).await;
@@ -156,13 +158,9 @@ fn watch(cx: &Cx) {
     });
 }
 
-/// Live VMs whose profile gives them the internet.
+/// Live VMs whose QEMU has a way to the internet, whatever their profile says by now.
 fn with_internet(house: &House) -> Vec<Rc<Vm>> {
-    let has = |vm: &Rc<Vm>| {
-        let profile = vm.row.borrow().profile.clone();
-        house.config.profiles.get(&profile).is_some_and(|profile| profile.network == Network::Internet)
-    };
-    house.vms.all().into_iter().filter(has).collect()
+    house.vms.all().into_iter().filter(|vm| vm.process.borrow().has_internet).collect()
 }
 
 /// Renews the table for VMs of a former server.

@@ -26,6 +26,9 @@ use std::time::Duration;
 
 /// Longest line kept; the rest of it is dropped.
 const LINE_BYTES: usize = 1024;
+/// Reads of its output, and lines taken from them, for one event.
+const OUTPUT_READS: u32 = 1024;
+const OUTPUT_LINES: usize = 20_000;
 /// First and longest pause between attempts to connect to a socket QEMU has not made yet.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
@@ -48,6 +51,8 @@ pub struct Process {
     pub accel: Accel,
     /// The VM's folder.
     pub run_dir: PathBuf,
+    /// Its guest has a way to the internet.
+    pub has_internet: bool,
     /// The login name of the VM's owner, for the log; a tool has none.
     pub user: OnceCell<String>,
     pidfd: PidFd,
@@ -167,6 +172,7 @@ impl Process {
             start,
             accel,
             run_dir,
+            has_internet: has_internet(pid),
             user: OnceCell::new(),
             pidfd,
             exit_token: Cell::new(Some(token)),
@@ -375,6 +381,13 @@ impl Process {
     }
 }
 
+/// As its command line says, which also a server knows that did not start it.
+fn has_internet(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let wanted = crate::vm::args::INTERNET.as_bytes();
+    line.split(|byte| *byte == 0).any(|word| word == wanted)
+}
+
 impl Pipe {
     fn register(house: &House, fd: OwnedFd, owner: Owner) -> Option<Self> {
         let file = File::from(fd);
@@ -387,15 +400,16 @@ impl Pipe {
         }
     }
 
-    /// Reads what is there into whole lines; true at the end of the pipe.
+    /// Reads what is there into whole lines; true at the end of the pipe. What comes beyond a bound is dropped, unread in the end:
+    /// QEMU says little, and one that writes without end must not keep the loop.
     fn read(&mut self, lines: &mut Vec<Vec<u8>>) -> bool {
         let mut buffer = [0; 4096];
-        loop {
+        for _ in 0..OUTPUT_READS {
             match self.file.read(&mut buffer) {
                 Ok(0) => return true,
                 Ok(count) => {
                     for &byte in buffer.get(..count).unwrap_or_default() {
-                        if byte == b'\n' {
+                        if byte == b'\n' && lines.len() < OUTPUT_LINES {
                             lines.push(std::mem::take(&mut self.line));
                         } else if self.line.len() < LINE_BYTES {
                             self.line.push(byte);
@@ -407,5 +421,7 @@ impl Pipe {
                 Err(_) => return true,
             }
         }
+        // It is not read any more: QEMU gets SIGPIPE or an error, and what it said before is what counts.
+        true
     }
 }

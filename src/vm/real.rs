@@ -386,7 +386,8 @@ pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
             Err(_) => cx.clock.sleep(RETRY).await,
         }
     }
-    if let Some(vmid) = Vmid::parse(vmid) {
+    // One that does not die keeps its user to itself.
+    if let Some(vmid) = Vmid::parse(vmid).filter(|vmid| cx.vms.process_of(*vmid).is_none()) {
         cx.apart.give_back(vmid);
     }
 }

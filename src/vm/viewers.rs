@@ -1,12 +1,12 @@
 //! Who looks at a VM: one entry a person or link, however many screens and terminals it has open.
 //!
 //! The owner always controls. Whoever else looks only looks, unless his link says otherwise or somebody gives him control; it can be taken
-//! back at any moment, and is gone when his last screen closes. In memory: connections end with the server, and so does what was given.
+//! back at any moment, also from a link that had it, and what was given is gone when his last screen closes. In memory: connections end with the server, and so does what was given.
 
 use crate::net::relay::Meter;
 use jiff::Timestamp;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 /// What lets somebody look.
@@ -66,6 +66,10 @@ pub struct Viewer {
 pub struct Viewers {
     by_id: RefCell<BTreeMap<u64, Rc<Viewer>>>,
     last: Cell<u64>,
+    /// Tokens whose control was taken: it does not come back with another screen.
+    barred: RefCell<HashSet<[u8; 32]>>,
+    /// What passed through screens that are closed, to browsers and to the VM.
+    closed: Cell<(u64, u64)>,
 }
 
 impl Viewers {
@@ -89,13 +93,35 @@ impl Viewers {
             kind,
             name: name.to_owned(),
             token,
-            control: Rc::new(Cell::new(control)),
+            control: Rc::new(Cell::new(control && !self.barred.borrow().contains(&token))),
             open: Cell::new(1),
             since: Timestamp::now(),
             meter: Rc::new(Meter::below(of_vm)),
         });
         self.by_id.borrow_mut().insert(viewer.id, Rc::clone(&viewer));
         (viewer, true)
+    }
+
+    /// Gives or takes control, for all screens he has and will have; true when that changes something.
+    pub fn allow(&self, viewer: &Viewer, control: bool) -> bool {
+        if control {
+            self.barred.borrow_mut().remove(&viewer.token);
+        } else {
+            self.barred.borrow_mut().insert(viewer.token);
+        }
+        viewer.control.replace(control) != control
+    }
+
+    /// Counts what passed through a screen that was closed.
+    pub fn add_closed(&self, meter: &Meter) {
+        let (down, up) = self.closed.get();
+        self.closed.set((down + meter.down.get(), up + meter.up.get()));
+    }
+
+    /// What passed through screens that were closed.
+    #[must_use]
+    pub fn closed(&self) -> (u64, u64) {
+        self.closed.get()
     }
 
     /// A screen was closed; true when it was the last one of this viewer.
@@ -162,5 +188,11 @@ mod tests {
         assert_eq!((all.open(), all.watching().len()), (1, 0));
         let (back, new) = all.enter(Kind::Teacher, "lee", [1; 32], false, &meter);
         assert!(new && !back.control.get(), "what was given went with the last screen");
+        let (by_link, _) = all.enter(Kind::Link, "link", [3; 32], true, &meter);
+        assert!(all.allow(&by_link, false) && !all.allow(&by_link, false));
+        assert!(all.leave(&by_link));
+        let (again, _) = all.enter(Kind::Link, "link", [3; 32], true, &meter);
+        assert!(!again.control.get(), "what was taken comes back with another screen");
+        assert!(all.allow(&again, true));
     }
 }

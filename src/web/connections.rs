@@ -20,10 +20,12 @@ pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let live = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid));
     let viewers = live.as_ref().map_or(0, |vm| vm.viewers.open());
     let who: Vec<Value> = live.iter().flat_map(|vm| vm.viewers.all()).map(|v| viewers::to_json(&v, cx.now())).collect();
-    // Ended relays are in the database, open ones only in memory.
-    let (down, up) = live.map_or((summary.bytes_to_browser, summary.bytes_to_vm), |vm| {
-        (vm.meter.down.get().max(summary.bytes_to_browser), vm.meter.up.get().max(summary.bytes_to_vm))
+    // Closed screens are in the database, also those of a former server; open ones only in memory.
+    let (down, up) = live.map_or((0, 0), |vm| {
+        let closed = vm.viewers.closed();
+        (vm.meter.down.get().saturating_sub(closed.0), vm.meter.up.get().saturating_sub(closed.1))
     });
+    let (down, up) = (summary.bytes_to_browser + down, summary.bytes_to_vm + up);
     Ok(Response::json(
         200,
         &json!({

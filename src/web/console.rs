@@ -174,7 +174,9 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
 fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     let Viewing { vm, kind, user, name, token, control } = viewer;
     let (who, first) = vm.viewers.enter(kind, &name, token, control, &vm.meter);
-    if control && !who.control.replace(true) {
+    // Only an administrator takes control by himself; from a link it may have been taken.
+    let takes = kind == Kind::Admin && control && (first || vm.viewers.allow(&who, true));
+    if takes && !first {
         cx.bus.tell_viewer(vm.vmid, &token, &viewers::told(kind, true));
     }
     cx.bus.publish(&vm, cx.now());
@@ -193,8 +195,8 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     write_down(cx, about.clone());
     let watch =
         kind.watches().then(|| Watch { user, ip: about.ip.clone(), owner: vm.login(), vmid: about.vmid.clone() });
-    if let Some(watch) = watch.clone().filter(|_| first) {
-        watch.note(cx, if control { "watch with control" } else { "watch" });
+    if let Some(watch) = watch.clone().filter(|_| first || takes) {
+        watch.note(cx, if takes { "watch with control" } else { "watch" });
     }
     let (house, began) = (Rc::clone(cx), cx.now());
     let vm_number = vm.vmid.number();
@@ -202,6 +204,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     let (own, may) = (Rc::clone(&meter), Rc::clone(&who.control));
     let on_end = move |end: Option<&End>| {
         let last = vm.viewers.leave(&who);
+        vm.viewers.add_closed(&own);
         let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
         log::info!(vmid:% = vm.vmid, user = name.as_str();
             "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());

@@ -13,13 +13,20 @@ use crate::vm::{Vm, Vmid, screen};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+/// How wide a picture of somebody else's screen is at most.
+const GLANCE: u32 = 320;
 /// Widths that may be asked for.
 const WIDTHS: RangeInclusive<u32> = 16..=1280;
 
 /// `GET /vms/{vmid}/screen.png[?w=320]`.
 pub async fn show(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let vm = seen(&cx, &req).await?;
-    let width = width(req.query()?.get("w"))?;
+    let mut width = width(req.query()?.get("w"))?;
+    // Whoever watches is announced; a class at a glance is not, and no more than that.
+    let is_own = req.caller.get().is_none_or(|caller| caller.user.id == vm.user);
+    if !is_own {
+        width = Some(width.unwrap_or(GLANCE).min(GLANCE));
+    }
     let shot = screen::shot(&cx, &vm, width).await?;
     let (status, body) = match conditional::decide(&req.head.headers, Some(&shot.etag), None) {
         Decision::NotModified => (304, Body::Empty),

@@ -149,7 +149,8 @@ fn expire(cx: &Cx, vm: &Rc<Vm>, share: &Share) {
     cx.spawner.spawn("link", async move {
         let why = match first(revoked.wait(), first(vm.ended.wait(), story.clock.sleep(left))).await {
             Either::First(()) => "the link was revoked",
-            Either::Second(_) => "the link has expired",
+            Either::Second(Either::First(_)) => "VM stopped",
+            Either::Second(Either::Second(())) => "the link has expired",
         };
         vm.shares.borrow_mut().remove(&token);
         let end = End::new(1008, why);

@@ -76,7 +76,7 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if viewer.kind == Kind::Owner && !control {
         return Err(Problem::conflict("owner_controls", "The owner of a VM always controls it."));
     }
-    if viewer.control.replace(control) != control {
+    if vm.viewers.allow(&viewer, control) {
         let what = if control { "give control" } else { "take control" };
         let to = format!("{} {}", viewer.kind.word(), viewer.name);
         audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;

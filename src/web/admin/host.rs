@@ -137,7 +137,10 @@ pub async fn alerts(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         None => Ok(None),
         Some(text) => text.parse::<i64>().map(Some).map_err(|_| Problem::unprocessable(name, "must be a number")),
     };
-    let limit = number("limit")?.unwrap_or(PAGE).clamp(1, PAGE);
+    let limit = number("limit")?.unwrap_or(PAGE);
+    if !(1..=PAGE).contains(&limit) {
+        return Err(Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE}")));
+    }
     let rows = cx.db(alerts::recent(&cx.db, limit, number("before")?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let shown: Vec<Value> = rows
