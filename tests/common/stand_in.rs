@@ -16,7 +16,15 @@ use std::time::Duration;
 /// Writes the script; its path is for `qemu_bin`. `test` is the name of the test that calls [`play`].
 pub fn install(folder: &Path, mode: &str) -> PathBuf {
     let script = folder.join("qemu-stand-in");
-    let own = std::env::current_exe().expect("own path");
+    let mut own = std::env::current_exe().expect("own path");
+    // QEMU's user must be able to come to it, also where the project lies in a folder of root's own.
+    let passable = |place: &Path| fs::metadata(place).is_ok_and(|about| about.permissions().mode() & 0o001 != 0);
+    if !own.ancestors().all(passable) {
+        let copy = folder.join("stand-in");
+        fs::copy(&own, &copy).expect("a copy");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("chmod");
+        own = copy;
+    }
     let text = format!(
         "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version 10.0.2'; exit 0; fi\n\
          export STAND_IN='{mode}'\nexport STAND_IN_ARGS=\"$*\"\nexec '{}' --exact stand_in_for_qemu --nocapture \"{}\"\n",
