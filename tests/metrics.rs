@@ -157,3 +157,37 @@ fn the_alert_rules_and_the_queries_of_the_dashboard_are_promql() {
     fs::write(&file, json!({"groups": [{"name": "queries", "rules": rules}]}).to_string()).expect("file");
     promtool(&["check", "rules", file.to_str().expect("a path")], "");
 }
+
+#[test]
+fn a_turn_that_kept_everybody_waiting_is_told_with_its_owner() {
+    let server = Server::with("tls = \"off\"", "", "");
+    let process = vmshare::sys::pidfd::PidFd::open(server.pid()).expect("the server");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Work without end, and a stop of the whole process that sooner or later falls into a turn.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    server.call("GET", "/healthz", "", &Value::Null);
+                }
+            });
+        }
+        let signal = |signal: &str| {
+            let status = Command::new("kill").args([signal, &server.pid().to_string()]).status();
+            assert!(status.expect("kill").success() && !process.has_exited().expect("a pidfd"));
+        };
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            until("a slow turn is told", || {
+                signal("-STOP");
+                std::thread::park_timeout(std::time::Duration::from_millis(80));
+                signal("-CONT");
+                let said = server.said();
+                said.lines().find(|line| line.contains("a turn of the loop took")).map(str::to_owned)
+            })
+        }));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let told = told.expect("told");
+        assert!(told.contains("WARN") && told.contains("owner=") && told.contains("of them for this"), "{told}");
+    });
+    server.end();
+}

@@ -102,14 +102,16 @@ pub fn begin(cx: &Cx) {
     let story = Rc::clone(cx);
     cx.spawner.spawn("host", async move {
         loop {
-            match story.sampler.next().await {
-                Ok(report) => {
+            // A volume that hangs holds up the thread, and what it said before is not for ever.
+            let silent = Duration::from_secs(story.config.alerts.sample_seconds * 3) + AGAIN * 3;
+            match story.within(silent, story.sampler.next()).await {
+                Some(Ok(report)) => {
                     if story.host.take(report) {
                         ask_logins(&story);
                     }
                     write(&story);
                 }
-                Err(_) => {
+                Some(Err(_)) | None => {
                     // Nobody would take back a reason to refuse launches.
                     if story.host.report.borrow_mut().take().is_some() {
                         log::error!(

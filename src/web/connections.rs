@@ -1,7 +1,7 @@
 //! `/connections…`: who looks at which VM, now and lately.
 
-use super::Req;
 use super::viewers::{self, watchable};
+use super::{Req, paging};
 use crate::db::events;
 use crate::house::Cx;
 use crate::net::response::Response;
@@ -9,9 +9,6 @@ use crate::proto::problem::Problem;
 use crate::vm::Vmid;
 use serde_json::{Value, json};
 use std::rc::Rc;
-
-/// Events in one answer unless fewer are asked for.
-const PAGE: i64 = 100;
 
 /// `GET /connections/{vmid}`.
 pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
@@ -43,15 +40,8 @@ pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 /// `GET /connections`: newest first; `?before=ID` pages on.
 pub async fn recent(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let number = |name: &'static str| match query.get(name) {
-        None => Ok(None),
-        Some(text) => text.parse::<i64>().map(Some).map_err(|_| Problem::unprocessable(name, "must be a number")),
-    };
-    let limit = number("limit")?.unwrap_or(PAGE);
-    if !(1..=PAGE).contains(&limit) {
-        return Err(Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE}")));
-    }
-    let rows = cx.db(events::recent(&cx.db, limit, number("before")?)).await?;
+    let limit = paging::limit(&query)?;
+    let rows = cx.db(events::recent(&cx.db, limit, paging::before(&query)?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let events: Vec<Value> = rows
         .iter()

@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod ops;
 pub mod origin;
 pub mod pages;
+pub mod paging;
 pub mod proxy;
 pub mod screen;
 pub mod session;

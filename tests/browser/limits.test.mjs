@@ -1,9 +1,8 @@
 // A desktop that nobody uses, one whose time is up, one that stands still: told on every page about it, with the button that helps.
 
 import assert from "node:assert/strict";
-import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, bars, browse, call, machines, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+import { bars, browse, call, inspect, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1")));
@@ -14,24 +13,6 @@ after(async () => {
 });
 
 const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
-
-/** Looks at the page in both themes, on a wide screen and on a phone. */
-async function inspect(page, name, seen) {
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    for (const size of [{ width: 1280, height: 800 }, { width: 360, height: 740 }]) {
-      await page.setViewportSize(size);
-      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
-      const where = `${name}-${colorScheme}-${size.width}`;
-      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
-      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-  await page.setViewportSize({ width: 1280, height: 800 });
-}
 
 test("a desktop nobody uses is warned of, kept by a click, and a crash is told", async () => {
   const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });

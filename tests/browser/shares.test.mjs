@@ -1,9 +1,8 @@
 // A desktop shared by a link: made in the dialog, opened by somebody without an account, revoked.
 
 import assert from "node:assert/strict";
-import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, bars, browse, call, keysOf, output, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+import { bars, browse, call, inspect, keysOf, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true")));
@@ -12,24 +11,6 @@ after(async () => {
   assert.equal(code, 0, server.log);
   assert.deepEqual(left, [], "run folders are left");
 });
-
-/** Looks at the page in both themes, on a wide screen and on a phone. */
-async function inspect(page, name, seen) {
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    for (const size of [{ width: 1280, height: 800 }, { width: 360, height: 740 }]) {
-      await page.setViewportSize(size);
-      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
-      const where = `${name}-${colorScheme}-${size.width}`;
-      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
-      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-  await page.setViewportSize({ width: 1280, height: 800 });
-}
 
 test("a link shows the desktop to somebody without an account, lets nothing through, and ends when it is revoked", async () => {
   const owner = await browse({ reducedMotion: "reduce" });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { axe, browse, call, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
+import { browse, call, inspect, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
 
 let server;
 before(async () => (server = await Server.start("stop_vms_on_exit = true")));
@@ -17,24 +17,6 @@ after(async () => {
 const shown = (page) => page.locator(".xterm-rows").innerText();
 const told = (page, words) => until(`the terminal shows ${words}`, async () => words.test((await shown(page)).replaceAll("\u00a0", " ")));
 const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
-
-/** Looks at the page in both themes, on a wide screen and on a phone. */
-async function inspect(page, name, seen) {
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    for (const size of [{ width: 1280, height: 800 }, { width: 360, height: 740 }]) {
-      await page.setViewportSize(size);
-      await page.waitForFunction(([theme, width]) => document.documentElement.dataset.theme === theme && innerWidth === width, [colorScheme, size.width]);
-      const where = `${name}-${colorScheme}-${size.width}`;
-      await page.screenshot({ path: path.join(output, `page-${where}.png`) });
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-      if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
-      for (const line of await axe(page)) seen.push(`${where}: ${line}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-  await page.setViewportSize({ width: 1280, height: 800 });
-}
 
 test("what is typed is answered, a reload shows it again, and a restart is followed", async () => {
   const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });

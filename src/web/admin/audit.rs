@@ -1,20 +1,20 @@
 //! `GET /admin/audit`: who did what, from where.
 
-use super::{limit, words};
+use super::words;
 use crate::db::events;
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use crate::web::Req;
+use crate::web::paging;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
 /// `GET /admin/audit?q&limit&before`: newest first.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let (limit, words) = (limit(&query)?, words(&query)?);
-    let before = query.get("before").map(str::parse::<i64>).transpose();
-    let before = before.map_err(|_| Problem::unprocessable("before", "must be what next of the page before says"))?;
+    let (limit, words) = (paging::limit(&query)?, words(&query)?);
+    let before = paging::before(&query)?;
     let rows = cx.db(events::audited(&cx.db, words, limit, before)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let shown: Vec<Value> = rows

@@ -6,12 +6,9 @@ use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use crate::sampler::history::{COARSE_SECONDS, Point};
 use crate::sampler::{Report, Sample};
-use crate::web::Req;
+use crate::web::{Req, paging};
 use serde_json::{Value, json};
 use std::rc::Rc;
-
-/// Alerts in one answer unless fewer are asked for.
-const PAGE: i64 = 100;
 
 const GIB: f64 = 1_073_741_824.0;
 
@@ -133,15 +130,8 @@ pub async fn load(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
 /// `GET /admin/alerts`: newest first; `?before=ID` pages on.
 pub async fn alerts(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let number = |name: &'static str| match query.get(name) {
-        None => Ok(None),
-        Some(text) => text.parse::<i64>().map(Some).map_err(|_| Problem::unprocessable(name, "must be a number")),
-    };
-    let limit = number("limit")?.unwrap_or(PAGE);
-    if !(1..=PAGE).contains(&limit) {
-        return Err(Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE}")));
-    }
-    let rows = cx.db(alerts::recent(&cx.db, limit, number("before")?)).await?;
+    let limit = paging::limit(&query)?;
+    let rows = cx.db(alerts::recent(&cx.db, limit, paging::before(&query)?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let shown: Vec<Value> = rows
         .iter()

@@ -16,17 +16,8 @@ use crate::proto::problem::Problem;
 use crate::proto::url::Query;
 use jiff::Timestamp;
 
-/// Rows of a page unless fewer are asked for; more are not to be had.
-const PAGE: i64 = 100;
 /// Longest text that is looked for.
 const WORDS: usize = 200;
-
-/// Rows of a page, as the query says.
-fn limit(query: &Query) -> Result<i64, Problem> {
-    let Some(text) = query.get("limit") else { return Ok(PAGE) };
-    let limit = text.parse().ok().filter(|limit| (1..=PAGE).contains(limit));
-    limit.ok_or_else(|| Problem::unprocessable("limit", format!("must be a whole number from 1 to {PAGE}")))
-}
 
 /// What is looked for, in lower case; nothing is everything.
 fn words(query: &Query) -> Result<String, Problem> {

@@ -2,12 +2,13 @@
 //!
 //! A change holds at once: who loses rights, is disabled or gets another password is signed out everywhere, open screens included.
 
-use super::{limit, note, whole, words};
+use super::{note, whole, words};
 use crate::db::accounts::{self, Account, Change, Changed};
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
+use crate::web::paging;
 use crate::web::{Req, session};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ pub(super) fn role(fields: &Fields) -> Result<Option<String>, Problem> {
 /// `GET /admin/users?q&limit&before`: newest first.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let (limit, words) = (limit(&query)?, words(&query)?);
+    let (limit, words) = (paging::limit(&query)?, words(&query)?);
     let before = query.get("before").map(str::to_owned);
     if before.as_ref().is_some_and(|id| id.contains('\0')) {
         return Err(Problem::unprocessable("before", "must be what next of the page before says"));
