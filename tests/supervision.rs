@@ -36,6 +36,9 @@ fn a_guest_whose_kernel_crashes_stands_still_and_a_restart_helps() {
     let mut serial = server.serial(&vm);
     serial.wait_for("fbdemo 1024x768");
     assert_eq!(server.call("GET", &path_of(&vm), &token, &Value::Null).json["paused"], Value::Null);
+    drop(server.screen(&token, &vm));
+    wait_for_event(&server, "vnc connected", "%");
+    wait_for_event(&server, "vnc disconnected", "%");
     let resume = format!("{}/resume", path_of(&vm));
     assert_eq!(server.call("POST", &resume, &token, &Value::Null).status, 200, "one that runs goes on");
     serial.send("\necho c > /proc/sysrq-trigger\n");

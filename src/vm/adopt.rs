@@ -62,14 +62,19 @@ async fn seed_ports(cx: &House) {
 
 /// True when the VM goes on.
 async fn adopt(cx: &Cx, row: &VmRow) -> bool {
-    let (process, why) = match take_process(cx, row) {
-        Ok(process) => (process, ""),
-        Err(why) => (None, why),
+    let process = match take_process(cx, row) {
+        Ok(process) => process,
+        Err(why) => {
+            log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
+            return gone(cx, row, why).await;
+        }
     };
-    let Some(process) = process else {
-        log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
-        return gone(cx, row, why).await;
-    };
+    let (pid, folder) = (process.pid, process.run_dir.clone());
+    let looked = cx.disk(move || (folder.metadata().map(|about| about.uid()).ok(), net_filter::has_internet(pid)));
+    if let Ok((uid, has_internet)) = looked.await {
+        process.has_internet.set(has_internet);
+        uid.into_iter().for_each(|uid| cx.apart.take_back(process.vmid, uid));
+    }
     if row.state == VmState::Starting {
         real::kill(cx, &process).await;
         return gone(cx, row, "the server ended while it started").await;
@@ -116,7 +121,7 @@ async fn bound_again(cx: &Cx, row: &VmRow) {
 }
 
 /// The row's process, if it lives.
-fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static str> {
+fn take_process(cx: &Cx, row: &VmRow) -> Result<Rc<Process>, &'static str> {
     const GONE: &str = "its qemu ended while the server was away";
     if row.boot_id.as_deref().is_some_and(|id| id != super::boot_id()) {
         return Err("host restarted");
@@ -127,12 +132,9 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Option<Rc<Process>>, &'static st
     let vmid = real::vmid_of(row).map_err(|_| GONE)?;
     let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
     let folder = real::run_dir(cx, &row.vmid);
-    let process = Process::adopted(cx, vmid, pid, start, accel, folder.clone()).map_err(|_| GONE)?;
-    if let Ok(about) = folder.metadata() {
-        cx.apart.take_back(vmid, about.uid());
-    }
+    let process = Process::adopted(cx, vmid, pid, start, accel, folder).map_err(|_| GONE)?;
     host::watch(cx, row, &process);
-    Ok(Some(process))
+    Ok(process)
 }
 
 async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {

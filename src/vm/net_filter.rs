@@ -12,7 +12,7 @@
 //! Sources: nft(8); RFC 6890 (special-purpose addresses); resolv.conf(5).
 
 use super::apart::Users;
-use super::{Vm, stop, tool};
+use super::{Vm, args, stop, tool};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::sys::rights::{self, Right};
@@ -158,9 +158,16 @@ fn watch(cx: &Cx) {
     });
 }
 
+/// Whether a QEMU that somebody else started has a way to the internet, as its command line says. Blocks.
+#[must_use]
+pub fn has_internet(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == args::INTERNET.as_bytes())
+}
+
 /// Live VMs whose QEMU has a way to the internet, whatever their profile says by now.
 fn with_internet(house: &House) -> Vec<Rc<Vm>> {
-    house.vms.all().into_iter().filter(|vm| vm.process.borrow().has_internet).collect()
+    house.vms.all().into_iter().filter(|vm| vm.process.borrow().has_internet.get()).collect()
 }
 
 /// Renews the table for VMs of a former server.

@@ -52,7 +52,7 @@ pub struct Process {
     /// The VM's folder.
     pub run_dir: PathBuf,
     /// Its guest has a way to the internet.
-    pub has_internet: bool,
+    pub has_internet: Cell<bool>,
     /// The login name of the VM's owner, for the log; a tool has none.
     pub user: OnceCell<String>,
     pidfd: PidFd,
@@ -172,7 +172,7 @@ impl Process {
             start,
             accel,
             run_dir,
-            has_internet: has_internet(pid),
+            has_internet: Cell::default(),
             user: OnceCell::new(),
             pidfd,
             exit_token: Cell::new(Some(token)),
@@ -379,13 +379,6 @@ impl Process {
         house.sampler.remove(self.pid);
         self.exit.set(exit);
     }
-}
-
-/// As its command line says, which also a server knows that did not start it.
-fn has_internet(pid: u32) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let wanted = crate::vm::args::INTERNET.as_bytes();
-    line.split(|byte| *byte == 0).any(|word| word == wanted)
 }
 
 impl Pipe {

@@ -281,6 +281,7 @@ pub(super) async fn spawn_qemu(
         .await?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
     if let Ok(process) = &process {
+        process.has_internet.set(profile.network == config::Network::Internet);
         host::watch(cx, row, process);
     }
     process.map_err(|e| Problem::new(500, "qemu_failed", format!("QEMU could not be started: {e}")))
