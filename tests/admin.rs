@@ -98,6 +98,7 @@ fn what_an_administrator_changes_of_an_account_holds_at_once() {
     };
     assert_eq!(role("user"), 1);
     assert_eq!(server.call("POST", &of_alice, &root, &json!({"disabled": true})).code(), "admin_only");
+    assert_eq!(server.call("POST", &format!("{of_alice}/password"), &root, &Value::Null).code(), "admin_only");
     assert_eq!(role("admin"), 1);
 
     // Another password, told once.

@@ -89,8 +89,7 @@ pub async fn change(db: &Db, by: String, id: String, change: Change) -> Result<C
 }
 
 fn change_now(conn: &mut Conn, by: &str, id: &str, change: &Change) -> Result<Changed, Error> {
-    let admins = conn.query(include_str!("../../sql/users/lock_admins.sql"), &[])?;
-    if !admins.iter().any(|row| row.get::<_, &str>(0) == by) {
+    if !is_admin(conn, by)? {
         return Ok(Changed::NoRight);
     }
     let Some(before) = conn.query_opt(include_str!("../../sql/users/lock.sql"), &[&id])? else {
@@ -110,20 +109,30 @@ fn change_now(conn: &mut Conn, by: &str, id: &str, change: &Change) -> Result<Ch
     Ok(Changed::Yes(account, ended))
 }
 
+/// Whether this is an administrator, who stays one until the transaction ends.
+fn is_admin(conn: &mut Conn, id: &str) -> Result<bool, Error> {
+    let admins = conn.query(include_str!("../../sql/users/lock_admins.sql"), &[])?;
+    Ok(admins.iter().any(|row| row.get::<_, &str>(0) == id))
+}
+
 fn end_sessions(conn: &mut Conn, id: &str) -> Result<Vec<[u8; 32]>, Error> {
     let rows = conn.query(include_str!("../../sql/sessions/end_of_user.sql"), &[&id])?;
     Ok(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.get::<_, &[u8]>(0)).ok()).collect())
 }
 
-/// Gives an account another password and returns the sessions that ended with the old one.
+/// Gives an account another password for the administrator `by` and returns the sessions that ended with the old one; `None` when he is no
+/// administrator any more.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn reset_password(db: &Db, id: String, phc: String) -> Result<Vec<[u8; 32]>, Error> {
+pub async fn reset_password(db: &Db, by: String, id: String, phc: String) -> Result<Option<Vec<[u8; 32]>>, Error> {
     db.call(move |conn| {
         conn.atomically(|conn| {
+            if !is_admin(conn, &by)? {
+                return Ok(None);
+            }
             conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
-            end_sessions(conn, &id)
+            end_sessions(conn, &id).map(Some)
         })
     })
     .await

@@ -79,7 +79,7 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         match cx.db(accounts::change(&cx.db, caller.user.id.clone(), id.clone(), change.clone())).await? {
             Changed::Yes(account, ended) => (account, ended),
             Changed::Missing => return Err(missing()),
-            Changed::NoRight => return Err(Problem::forbidden("admin_only", "Only administrators may do this.")),
+            Changed::NoRight => return Err(no_right()),
         };
     cx.sessions.forget(&id);
     session::end(&cx, ended.into_iter().collect());
@@ -92,6 +92,10 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     said.extend(change.quota_gb.map(|gb| if gb == 0 { "default quota".into() } else { format!("quota {gb} GB") }));
     note(&cx, &req, "change account", &account.user.login, said.join(", ")).await;
     Ok(Response::json(200, &json!({ "user": to_json(&cx, &account) })))
+}
+
+fn no_right() -> Problem {
+    Problem::forbidden("admin_only", "Only administrators may do this.")
 }
 
 /// Closes what was opened with links to a user's VM; the links themselves are gone from the table.
@@ -113,7 +117,7 @@ pub async fn reset(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let account = cx.db(accounts::by_id(&cx.db, id.clone())).await?.ok_or_else(missing)?;
     let password = BASE64URL_NOPAD.encode(&crate::random::bytes::<12>());
     let phc = cx.hash.create(password.clone()).await?;
-    let ended = cx.db(accounts::reset_password(&cx.db, id, phc)).await?;
+    let ended = cx.db(accounts::reset_password(&cx.db, caller.user.id.clone(), id, phc)).await?.ok_or_else(no_right)?;
     session::end(&cx, ended.into_iter().collect());
     note(&cx, &req, "reset password", &account.user.login, String::new()).await;
     Ok(Response::json(200, &json!({ "login": account.user.login, "password": password })))
