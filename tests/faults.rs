@@ -190,6 +190,21 @@ fn a_server_told_to_end_while_the_database_is_frozen_and_a_request_hangs_ends_in
 }
 
 #[test]
+fn a_server_told_to_end_twice_does_not_wait_for_anybody() {
+    let mut server = Server::with("tls = \"off\"", "", "");
+    let mut hangs = server.connect();
+    hangs.write_all(b"POST /auth/login HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{").expect("half a request");
+    server.call("GET", "/healthz", "", &Value::Null);
+    server.kill("-TERM");
+    server.wait_for_log("ending: no new connections, 1 open");
+    server.kill("-TERM");
+    let (code, folder, said) = server.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("told to end twice"), "{said}");
+    assert_eq!(processes_of(folder.path()), Vec::<u32>::new(), "{said}");
+}
+
+#[test]
 fn a_server_told_to_end_in_the_middle_of_a_launch_takes_it_back_and_answers() {
     let mut server = stand_in::server("slow", "");
     let token = server.sign_up("middle");

@@ -174,8 +174,8 @@ pub enum VmEvent {
     },
     /// A disk could not be read or written.
     BlockIoError {
-        /// The disk's name.
-        device: String,
+        /// The disk's block node: QEMU leaves `device` empty for a disk that was given with `-blockdev`.
+        node: String,
         /// The host has no room left.
         nospace: bool,
         /// QEMU stops the guest because of it.
@@ -201,7 +201,7 @@ pub fn classify(name: &str, data: Option<&Value>) -> VmEvent {
             reason: field("reason").and_then(Value::as_str).unwrap_or("").to_owned(),
         },
         "BLOCK_IO_ERROR" => VmEvent::BlockIoError {
-            device: field("device").and_then(Value::as_str).unwrap_or("").to_owned(),
+            node: field("node-name").and_then(Value::as_str).unwrap_or("").to_owned(),
             nospace: field("nospace").and_then(Value::as_bool).unwrap_or(false),
             stops: field("action").and_then(Value::as_str) == Some("stop"),
         },
@@ -256,11 +256,10 @@ mod tests {
 
     #[test]
     fn what_changes_a_vms_life_is_told_from_the_rest() {
-        let full =
-            json!({"device": "hd0", "nospace": true, "action": "stop", "operation": "write", "reason": "No space"});
-        let error = |nospace, stops| VmEvent::BlockIoError { device: "hd0".into(), nospace, stops };
+        let full = json!({"device": "", "node-name": "disk0", "nospace": true, "action": "stop", "operation": "write"});
+        let error = |nospace, stops| VmEvent::BlockIoError { node: "disk0".into(), nospace, stops };
         assert_eq!(classify("BLOCK_IO_ERROR", Some(&full)), error(true, true));
-        let other = json!({"device": "hd0", "nospace": false, "action": "report"});
+        let other = json!({"device": "", "node-name": "disk0", "nospace": false, "action": "report"});
         assert_eq!(classify("BLOCK_IO_ERROR", Some(&other)), error(false, false));
         let reset = json!({"guest": true, "reason": "guest-reset"});
         let expected = VmEvent::Reset { guest: true, reason: "guest-reset".into() };
@@ -269,8 +268,8 @@ mod tests {
         assert_eq!(classify("STOP", None), VmEvent::Stop);
         assert_eq!(classify("RESUME", None), VmEvent::Resume);
         assert_eq!(classify("VNC_CONNECTED", None), VmEvent::Other("VNC_CONNECTED".into()));
-        for broken in [json!(null), json!([]), json!({"device": 1, "nospace": "yes", "action": {}})] {
-            let expected = VmEvent::BlockIoError { device: String::new(), nospace: false, stops: false };
+        for broken in [json!(null), json!([]), json!({"node-name": 1, "nospace": "yes", "action": {}})] {
+            let expected = VmEvent::BlockIoError { node: String::new(), nospace: false, stops: false };
             assert_eq!(classify("BLOCK_IO_ERROR", Some(&broken)), expected);
         }
     }

@@ -122,9 +122,9 @@ fn words(event: &VmEvent) -> Option<(&'static str, String)> {
         VmEvent::Reset { guest, reason } => ("reset", format!("{} ({reason})", by(*guest))),
         VmEvent::Stop => ("stop", String::new()),
         VmEvent::Resume => ("resume", String::new()),
-        VmEvent::BlockIoError { device, nospace, stops } => {
+        VmEvent::BlockIoError { node, nospace, stops } => {
             let why = if *nospace { "the host's disk is full" } else { "input or output failed" };
-            ("disk", format!("{device}: {why}{}", if *stops { "; the guest stands still" } else { "" }))
+            ("disk", format!("{node}: {why}{}", if *stops { "; the guest stands still" } else { "" }))
         }
         VmEvent::GuestPanicked => ("panic", "the guest's kernel crashed".to_owned()),
         VmEvent::Other(name) => (OTHERS.iter().find(|(event, _)| event == name)?.1, String::new()),

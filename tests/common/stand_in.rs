@@ -104,7 +104,7 @@ pub fn play() {
     }
 }
 
-const DISK_FULL: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "BLOCK_IO_ERROR", "data": {"device": "hd0", "nospace": true, "operation": "write", "action": "stop", "reason": "No space left on device"}}"#;
+const DISK_FULL: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "BLOCK_IO_ERROR", "data": {"device": "", "node-name": "disk0", "nospace": true, "operation": "write", "action": "stop", "reason": "No space left on device"}}"#;
 
 /// `trouble` is the status QEMU falls into soon after it was first connected, and the event before it.
 fn talk(client: std::os::unix::net::UnixStream, trouble: Option<(&'static str, &str)>, status: &mut &'static str) {
@@ -117,7 +117,7 @@ fn talk(client: std::os::unix::net::UnixStream, trouble: Option<(&'static str, &
     for line in BufReader::new(client).lines().map_while(Result::ok) {
         let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
         let answer = match command["execute"].as_str() {
-            Some("query-block") => r#"[{"device": "cd0"}, {"device": "hd0", "io-status": "nospace"}]"#.to_owned(),
+            Some("query-block") => r#"[{"device": ""}, {"device": "", "io-status": "nospace"}]"#.to_owned(),
             _ => format!(r#"{{"status": "{status}"}}"#),
         };
         let _ = writeln!(out, r#"{{"return": {answer}, "id": {}}}"#, command["id"]);
