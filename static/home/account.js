@@ -1,4 +1,4 @@
-// Who is signed in: name, change of password, log out.
+// Who is signed in: name and change of password.
 import { call } from "../shared/api.js";
 import { $, closable } from "../shared/dom.js";
 import { clearErrors, onSubmit } from "./form.js";
@@ -13,8 +13,8 @@ export function showAccount(user) {
   $("admin-open").textContent = user.role === "teacher" ? "Class" : "Admin";
 }
 
-/** Wires the dialog and the log-out button: `leave()` when the session is over, `tell(text)` when it is not. */
-export function setUpAccount({ leave, tell }) {
+/** Wires the dialog. */
+export function setUpAccount() {
   const form = $("password-form");
   closable($("account"));
   $("account-open").addEventListener("click", () => {
@@ -33,14 +33,5 @@ export function setUpAccount({ leave, tell }) {
     form.elements.current.value = "";
     form.elements.new.value = "";
     $("password-done").hidden = false;
-  });
-  $("log-out").addEventListener("click", async () => {
-    try {
-      await call("POST", "/auth/logout");
-      leave();
-    } catch (problem) {
-      // Somebody at a shared computer must not believe to be logged out when they are not.
-      if (problem.status !== 401) tell(`You are still logged in. ${problem.message}`);
-    }
   });
 }

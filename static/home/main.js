@@ -22,6 +22,9 @@ const OPENING = "vmshare.opening";
 
 let events = null;
 let launching = false;
+let loggingOut = false;
+// Counts log-ins and their ends: who waited for an answer across one does not go on.
+let turn = 0;
 
 function session(state) {
   document.documentElement.dataset.session = state;
@@ -30,6 +33,7 @@ function session(state) {
 
 /** Somebody is signed in: asks what they may start, and listens. `me` is the answer of /auth/me. */
 async function enter(me) {
+  const mine = ++turn;
   showAccount(me.user);
   session("in");
   notice($("banner"), "");
@@ -39,14 +43,14 @@ async function enter(me) {
     await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
     showImages();
   } catch (problem) {
-    if (problem.status === 401) return;
-    showLaunchError(problem.message);
+    if (mine === turn) showLaunchError(problem.message);
   }
+  if (mine !== turn) return;
   show(me.vm ?? null);
   joinIfStarting();
   events = listen({
     onVm: changed,
-    onMe: () => leave("Your session has ended. Log in again to go on."),
+    onMe: ended,
     onDown: (down) => notice($("banner"), down ? "Connection lost, trying again…" : "", "warn"),
     onRefused: () => call("GET", "/auth/me").catch(() => null),
   });
@@ -56,6 +60,7 @@ async function enter(me) {
 /** Nobody is signed in (any more). What was typed stays where it is. */
 function leave(message = "") {
   const was = document.documentElement.dataset.session;
+  turn += 1;
   events?.close();
   events = null;
   launching = false;
@@ -148,7 +153,24 @@ async function about() {
   return version;
 }
 
-const ended = () => leave(document.documentElement.dataset.session === "in" ? "Your session has ended. Log in again to go on." : "");
+/** The server knows us no more. That is news only to somebody who was signed in and did not just log out. */
+function ended() {
+  const news = document.documentElement.dataset.session === "in" && !loggingOut;
+  leave(news ? "Your session has ended. Log in again to go on." : "");
+}
+
+async function logOut() {
+  loggingOut = true;
+  try {
+    await call("POST", "/auth/logout");
+    leave();
+  } catch (problem) {
+    // Somebody at a shared computer must not believe to be logged out when they are not.
+    if (problem.status !== 401) notice($("banner"), `You are still logged in. ${problem.message}`, "bad");
+  } finally {
+    loggingOut = false;
+  }
+}
 
 async function begin() {
   try {
@@ -168,7 +190,8 @@ const invited = setUpAuth(async () => {
   await begin();
   $("greeting").focus();
 });
-setUpAccount({ leave, tell: (text) => notice($("banner"), text, "bad") });
+setUpAccount();
+$("log-out").addEventListener("click", logOut);
 setUpMachine();
 setUpWarning();
 setUpShare();

@@ -165,6 +165,25 @@ test("typed text, key chords, clipboard panel, scaling and full screen work on a
   await close();
 });
 
+test("who logs out is not told that their session ended, whatever comes first", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "leaver");
+  // The stream of events says it before the answer to the log-out does.
+  await page.route("**/auth/logout", async (route) => {
+    const answer = await route.fetch();
+    await page.locator('[data-auth="login"]').first().waitFor();
+    await route.fulfill({ response: answer });
+  });
+  const answered = page.waitForResponse("**/auth/logout");
+  await page.locator("#log-out").click();
+  await answered;
+  assert.ok(await page.locator("#auth").isHidden(), "the log-in dialog opened by itself");
+  assert.ok(await page.locator("#banner").isHidden(), await page.locator("#banner").innerText());
+  await page.locator('[data-auth="login"]').first().click();
+  await page.locator("#login-email").waitFor();
+  await close();
+});
+
 test("errors of the forms stand beside their fields", async () => {
   const { page, close } = await browse();
   await signUp(page, server.url, "taken");
