@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::db::Db;
+use crate::diary::Diary;
 use crate::metrics::Metrics;
 use crate::net::feed::Notify;
 use crate::net::relay::{End, Meter};
@@ -109,6 +110,8 @@ pub struct House {
     pub spawner: Spawner,
     /// The database thread.
     pub db: Db,
+    /// What happened, on its way to the database.
+    pub diary: Diary,
     /// Threads for files and processes.
     pub disk: Pool,
     /// Threads that write uploads: they may wait for the disk for seconds, which a launch must not.

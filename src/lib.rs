@@ -14,6 +14,7 @@
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod diary;
 pub mod house;
 pub mod log;
 pub mod metrics;

@@ -569,7 +569,7 @@ impl Server {
         let Some(until) = self.ending else { return false };
         let vms_left = self.cx.config.stop_vms_on_exit && !self.cx.vms.is_empty();
         let launches_left = !self.cx.launches.is_empty();
-        (self.conns.is_empty() && !vms_left && !launches_left) || self.cx.now() >= until
+        (self.conns.is_empty() && !vms_left && !launches_left && self.cx.diary.depth() == 0) || self.cx.now() >= until
     }
 
     /// SIGUSR1: what is going on, for an operator.

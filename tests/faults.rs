@@ -155,6 +155,61 @@ fn a_vm_is_stopped_although_the_database_is_frozen_and_its_end_is_written_later(
 }
 
 #[test]
+fn who_looked_while_the_database_was_away_is_written_down_once_when_it_is_back() {
+    let server = Server::with("tls = \"off\"", "db_seconds = 1\n", "");
+    let (owner, warden) = (server.sign_up("looked-at"), common::admin(&server));
+    let vm = server.launch(&owner);
+    // Known to the server before, so that looking needs no database.
+    drop((server.screen(&owner, &vm), server.screen(&warden, &vm)));
+    let vmid = vm["vmid"].as_str().expect("vmid").to_owned();
+    let kinds = |of: &str| {
+        let sql = format!(
+            "select kind || coalesce(' ' || at::text, '') from connection_events where vmid = $1 and {of} order by id"
+        );
+        let rows = server.database().query(&sql, &[&vmid]).expect("rows");
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    until("the first visits are written down", || (kinds("true").len() == 4).then_some(()));
+    let frozen = Frozen::new(&server);
+    let began = jiff::Timestamp::now();
+    let mut screens = [server.screen(&owner, &vm), server.screen(&warden, &vm)];
+    screens.iter_mut().for_each(ping);
+    drop(screens);
+    let gone = until("both are gone", || {
+        let closed = server.said().matches("relay closed").count();
+        (closed == 4).then(jiff::Timestamp::now)
+    });
+    // Tried, and tried again: an answer that is lost may belong to something that was done.
+    server.wait_for_log("events wait for it");
+    drop(frozen);
+    server.wait_for_log("events that waited for the database are written");
+    let during = format!("at between '{began}' and '{gone}'");
+    let visits = kinds(&during);
+    assert_eq!(visits.len(), 4, "as they happened, and each once: {visits:?} of {:?}", kinds("true"));
+    let sql = format!("select action from audit where action like 'watch%' and {during} order by id");
+    let watched: Vec<String> = server.database().query(&sql, &[]).expect("rows").iter().map(|row| row.get(0)).collect();
+    assert_eq!(watched, ["watch", "watch ended"]);
+    assert_eq!(kinds("true").len(), 8);
+    server.stop(&owner, &vm);
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_complains_without_end_does_not_fill_the_log() {
+    let server = stand_in::server("complains", "");
+    let token = server.sign_up("patient");
+    let vm = server.launch(&token);
+    let enough = server.base().join("runs").join(vm["vmid"].as_str().expect("vmid")).join("enough");
+    until("it has complained enough", || enough.exists().then_some(()));
+    // It is read in order: what comes after the end of its complaints is told behind them.
+    server.stop(&token, &vm);
+    let said = server.said();
+    let complaints = said.matches("qemu: complaint").count();
+    assert!((100..=120).contains(&complaints), "{complaints} of 400 lines\n{said}");
+    server.end();
+}
+
+#[test]
 fn a_server_told_to_end_while_the_database_is_frozen_ends_in_time() {
     let mut server = Server::with("tls = \"off\"", "", "");
     server.sign_up("last");

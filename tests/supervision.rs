@@ -2,9 +2,8 @@
 
 mod common;
 
-use common::{Server, stand_in, until};
+use common::{Server, SmallDisk, stand_in, until};
 use serde_json::{Value, json};
-use std::process::Command;
 
 #[test]
 fn stand_in_for_qemu() {
@@ -84,17 +83,8 @@ fn a_full_disk_pauses_the_guest_is_told_survives_a_server_and_ends_with_resume()
 
 #[test]
 fn a_guest_on_a_disk_that_is_really_full_waits_and_loses_nothing_when_there_is_room_again() {
-    // Needs the right to mount a disk that is too small.
-    if vmshare::sys::user::euid() != 0 {
-        return;
-    }
     let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "disk_reserve_mb = 0", "");
-    let runs = server.base().join("runs");
-    let mount = |options: &str| {
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&runs).status();
-        assert!(done.expect("mount").success(), "mount {options}");
-    };
-    mount("size=8m");
+    let disk = SmallDisk::over(&server.base().join("runs"), 8);
     let token = server.sign_up("writer");
     let answer = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1}));
     assert_eq!(answer.status, 200, "{answer:?}\n{}", server.said());
@@ -107,13 +97,13 @@ fn a_guest_on_a_disk_that_is_really_full_waits_and_loses_nothing_when_there_is_r
     );
     wait_for_pause(&server, &token, &vm, &json!("disk full"));
     wait_for_event(&server, "disk", "disk0: the host''s disk is full; the guest stands still");
-    mount("remount,size=64m");
+    disk.grow(64);
     let resumed = server.call("POST", &format!("{}/resume", path_of(&vm)), &token, &Value::Null);
     assert_eq!((resumed.status, &resumed.json["paused"]), (200, &Value::Null), "{resumed:?}");
     serial.wait_for("written-2");
     let sums: Vec<&str> = serial.text.lines().filter_map(|line| line.trim().strip_suffix("  -")).collect();
     assert!(sums.len() == 2 && sums[0] == sums[1], "what is on the disk is not what was written: {:?}", serial.text);
     server.stop(&token, &vm);
-    assert!(Command::new("umount").arg("--lazy").arg(&runs).status().expect("umount").success());
+    drop(disk);
     server.end();
 }

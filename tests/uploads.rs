@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Server, image, until};
+use common::{Answer, Server, SmallDisk, image, until};
 use ring::digest;
 use serde_json::{Value, json};
 use std::fs;
@@ -524,19 +524,10 @@ fn leftovers_are_told_by_a_dry_run_and_removed_by_the_next() {
 
 #[test]
 fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_later() {
-    // Needs the right to mount; the storing itself is tested without it.
-    if !vmshare::sys::user::euid().eq(&0) {
-        return;
-    }
     let server = server("disk_reserve_mb = 0");
     let token = server.sign_up("filler");
     let iso = fs::read(image()).expect("image");
-    let users = server.base().join("users");
-    let mount = |args: &[&str]| {
-        let done = std::process::Command::new("mount").args(args).arg(&users).status();
-        assert!(done.expect("mount").success(), "{args:?}");
-    };
-    mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"]);
+    let disk = SmallDisk::over(&server.base().join("users"), 8);
     let answer = post_form(&server, &token, &form("a.iso", &iso, ""));
     assert_eq!((answer.status, &answer.json["code"]), (507, &json!("disk_full")), "{answer:?}");
     assert_no_leftovers(&server);
@@ -545,12 +536,11 @@ fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_lat
     assert_eq!((full.status, &full.json["code"]), (507, &json!("disk_full")), "{full:?}");
     let there = offset(&server, &token, &path);
     assert!(there > 1 << 20 && there < 8 << 20, "{there} bytes are there");
-    mount(&["-o", "remount,size=64m"]);
+    disk.grow(64);
     let done = patch(&server, &token, &path, there, &iso[there..], &[]);
     assert_eq!(done.status, 204, "{done:?}");
     assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
-    let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&users).status();
-    assert!(unmounted.expect("umount").success());
+    drop(disk);
     server.end();
 }
 

@@ -5,6 +5,7 @@
 
 use crate::config::{Config, Overrides, Tls};
 use crate::db::{Db, State};
+use crate::diary::Diary;
 use crate::house::House;
 use crate::metrics::Metrics;
 use crate::net::tls::{self, TlsSettings};
@@ -77,6 +78,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         io: reactor.io(),
         spawner: tasks.spawner(),
         db,
+        diary: Diary::default(),
         disk: Pool::start("disk", 2, limits.disk_queue).map_err(thread)?,
         store: Pool::start("store", 2, 0).map_err(thread)?,
         pictures: Pool::start_behind("pictures", 1, crate::vm::screen::WAITING).map_err(thread)?,

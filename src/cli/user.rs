@@ -55,7 +55,7 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
 
 /// A line in the audit trail: who has this host's shell is no account of ours.
 fn note(conn: &mut Conn, action: &str, target: &str, detail: &str) -> Result<(), Error> {
-    events::audit_now(conn, None, "command line", action, target, detail)
+    events::audit_now(conn, "command line", action, target, detail)
 }
 
 fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bool) -> Result<(), String> {

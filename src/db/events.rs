@@ -26,28 +26,56 @@ pub struct Connection {
     pub seconds: Option<u64>,
 }
 
-/// Writes a [`Connection`] down.
+/// Something to write down.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A viewer came or went.
+    Connection(Connection),
+    /// Something that happened to a VM and changed nothing in its row.
+    Vm {
+        /// The VM.
+        vmid: String,
+        /// What, in a word or two.
+        kind: &'static str,
+        /// The rest.
+        detail: String,
+    },
+    /// A line of the audit trail.
+    Audit {
+        /// Who.
+        user_id: Option<String>,
+        /// From where.
+        ip: String,
+        /// What was done.
+        action: String,
+        /// To what.
+        target: String,
+        /// What else there is to know.
+        detail: String,
+    },
+}
+
+/// Writes down what happened at `at`. Doing it again changes nothing: an answer that was lost does no harm.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn connection(db: &Db, event: Connection) -> Result<(), Error> {
-    db.call(move |conn| {
-        let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        conn.execute(
-            include_str!("../../sql/events/connection.sql"),
-            &[
-                &event.vmid,
-                &event.user_id,
-                &event.kind,
-                &event.console,
-                &event.ip,
-                &bytes(event.bytes_to_browser),
-                &bytes(event.bytes_to_vm),
-                &event.reason,
-                &event.seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX)),
-            ],
-        )?;
-        Ok(())
+pub async fn write(db: &Db, at: Timestamp, event: Event) -> Result<(), Error> {
+    let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    db.call(move |conn| match &event {
+        Event::Connection(event) => {
+            let seconds = event.seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
+            let (down, up) = (bytes(event.bytes_to_browser), bytes(event.bytes_to_vm));
+            let Connection { vmid, user_id, kind, console, ip, reason, .. } = event;
+            conn.execute(
+                include_str!("../../sql/events/connection.sql"),
+                &[&at, vmid, user_id, kind, console, ip, &down, &up, reason, &seconds],
+            )
+            .map(drop)
+        }
+        Event::Vm { vmid, kind, detail } => insert_vm(conn, at, vmid, kind, detail),
+        Event::Audit { user_id, ip, action, target, detail } => {
+            insert_audit(conn, at, user_id.as_deref(), [ip, action, target, detail])
+        }
     })
     .await
 }
@@ -130,35 +158,17 @@ pub async fn summary(db: &Db, vmid: String) -> Result<Summary, Error> {
     .await
 }
 
-/// A line of the audit trail.
+/// A line of the audit trail, on a connection at hand: what `action` was done to `target`, by whom, from where.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn audit(
-    db: &Db,
-    user: Option<String>,
-    ip: String,
-    action: String,
-    target: String,
-    detail: String,
-) -> Result<(), Error> {
-    db.call(move |conn| audit_now(conn, user, &ip, &action, &target, &detail)).await
+pub fn audit_now(conn: &mut Conn, ip: &str, action: &str, target: &str, detail: &str) -> Result<(), Error> {
+    insert_audit(conn, Timestamp::now(), None, [ip, action, target, detail])
 }
 
-/// As [`audit`], on a connection at hand.
-///
-/// # Errors
-/// PostgreSQL's.
-pub fn audit_now(
-    conn: &mut Conn,
-    user: Option<String>,
-    ip: &str,
-    action: &str,
-    target: &str,
-    detail: &str,
-) -> Result<(), Error> {
-    conn.execute(include_str!("../../sql/events/audit.sql"), &[&user, &ip, &action, &target, &detail])?;
-    Ok(())
+fn insert_audit(conn: &mut Conn, at: Timestamp, user_id: Option<&str>, words: [&str; 4]) -> Result<(), Error> {
+    let [ip, action, target, detail] = words;
+    conn.execute(include_str!("../../sql/events/audit.sql"), &[&at, &user_id, &ip, &action, &target, &detail]).map(drop)
 }
 
 /// A line of the audit trail, as it is read.
@@ -203,18 +213,13 @@ pub async fn audited(db: &Db, words: String, limit: i64, before: Option<i64>) ->
     .await
 }
 
-/// Something that happened to a VM and changed nothing in its row.
-///
-/// # Errors
-/// PostgreSQL's.
-pub async fn vm(db: &Db, vmid: String, kind: String, detail: String) -> Result<(), Error> {
-    db.call(move |conn| vm_now(conn, &vmid, &kind, &detail)).await
-}
-
 /// A change of a VM, inside the transaction that makes it.
 pub(super) fn vm_now(conn: &mut Conn, vmid: &str, kind: &str, detail: &str) -> Result<(), Error> {
-    conn.execute(include_str!("../../sql/events/vm.sql"), &[&vmid, &kind, &detail])?;
-    Ok(())
+    insert_vm(conn, Timestamp::now(), vmid, kind, detail)
+}
+
+fn insert_vm(conn: &mut Conn, at: Timestamp, vmid: &str, kind: &str, detail: &str) -> Result<(), Error> {
+    conn.execute(include_str!("../../sql/events/vm.sql"), &[&at, &vmid, &kind, &detail]).map(drop)
 }
 
 /// What is kept for how long.

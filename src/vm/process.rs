@@ -74,6 +74,8 @@ pub struct Process {
     pub guest_shutdown: Cell<bool>,
     /// Bounds what its events cost.
     pub ration: Ration,
+    /// Bounds what its lines cost in the log.
+    said: Ration,
     /// KVM gave up in the middle of the guest.
     pub kvm_broke: Cell<bool>,
 }
@@ -186,6 +188,7 @@ impl Process {
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
             ration: Ration::default(),
+            said: Ration::default(),
             kvm_broke: Cell::new(false),
         });
         cx.vms.insert_process(std::rc::Rc::clone(&process));
@@ -331,7 +334,13 @@ impl Process {
                     answer.borrow_mut().push(line);
                 }
             } else if !line.is_empty() {
-                log::info!(vmid:% = self.vmid, user = self.owner(); "qemu: {line}");
+                let (room, dropped) = self.said.take(house.now());
+                if dropped > 0 {
+                    log::warn!(vmid:% = self.vmid, user = self.owner(); "qemu: {dropped} lines are not in the log: too many at once");
+                }
+                if room {
+                    log::info!(vmid:% = self.vmid, user = self.owner(); "qemu: {line}");
+                }
                 // Why it ended, it says on standard error; the other only counts where that was silent.
                 let is_error = matches!(which, Owner::Stderr(_));
                 let mut last = self.last.borrow_mut();

@@ -2,10 +2,12 @@
 //!
 //! A guest stands still ([`Vm::paused`]) when the host's disk is full or broken, when its system crashed, or when somebody paused it
 //! through QEMU; the page says so and offers what helps. Events that tell of the VM's life become rows of `vm_events`, but a guest makes some of
-//! them as often as it likes: beyond [`EVENTS`] in [`PERIOD`] they are counted and dropped. A database that is away loses rows, never a VM.
+//! them as often as it likes: beyond [`EVENTS`] in [`PERIOD`] they are counted and dropped.
 
 use super::process::Process;
-use super::{Vm, Vmid, watch};
+use super::{Vm, watch};
+use crate::db::events::Event;
+use crate::diary;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
 use crate::proto::qmp::VmEvent;
@@ -13,7 +15,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Rows a VM may cause in a period.
+/// Rows of its events, and lines of its output in the log, that a VM may cause in a period.
 const EVENTS: u32 = 120;
 /// The period.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -64,7 +66,7 @@ impl Pause {
     }
 }
 
-/// How many rows a VM caused lately.
+/// How many of one kind a VM caused lately.
 #[derive(Default)]
 pub struct Ration {
     since: Cell<Option<Instant>>,
@@ -73,7 +75,7 @@ pub struct Ration {
 
 impl Ration {
     /// True while there is room; otherwise how many were dropped, when a period begins that has room again.
-    fn take(&self, now: Instant) -> (bool, u32) {
+    pub(super) fn take(&self, now: Instant) -> (bool, u32) {
         let mut dropped = 0;
         if self.since.get().is_none_or(|since| now.saturating_duration_since(since) >= PERIOD) {
             dropped = self.used.get().saturating_sub(EVENTS);
@@ -94,7 +96,7 @@ pub fn on_event(cx: &Cx, process: &Rc<Process>, event: &VmEvent) {
                 log::warn!(vmid:% = process.vmid, user = process.owner(); "{dropped} events of its guest were not written down: too many at once");
             }
             if room {
-                write_down(cx, process.vmid, kind, detail);
+                diary::note(cx, Event::Vm { vmid: process.vmid.to_string(), kind, detail });
             }
         }
         None => log::debug!(vmid:% = process.vmid, user = process.owner(); "qemu event {event:?}"),
@@ -184,17 +186,6 @@ pub async fn resume(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     process.execute("cont", None).await.map_err(refused)?;
     set(cx, &process, None);
     Ok(())
-}
-
-/// Writes a row of `vm_events`; a story of its own, nobody waits for it.
-pub fn write_down(cx: &Cx, vmid: Vmid, kind: &'static str, detail: impl Into<String>) {
-    let (house, detail) = (Rc::clone(cx), detail.into());
-    cx.spawner.spawn("vm event", async move {
-        let written = crate::db::events::vm(&house.db, vmid.to_string(), kind.to_owned(), detail);
-        if let Err(problem) = house.db(written).await {
-            log::warn!(vmid:% = vmid; "the event {kind:?} is not in the database: {}", problem.detail);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use super::Req;
 use super::session::{self, Caller};
 use super::throttle::{Kind, Rate};
 use crate::config::Signup;
+use crate::db::events::Event;
 use crate::db::users::{self, NewUser, User};
-use crate::db::{Error, events, invites, sessions};
+use crate::db::{Error, invites, sessions};
+use crate::diary;
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
@@ -217,11 +219,9 @@ pub async fn audit(cx: &Cx, req: &Req, user: &User, action: &str, target: &str) 
 /// As [`audit`], with what else there is to know.
 pub async fn audit_with(cx: &Cx, req: &Req, user: &User, action: &str, target: &str, detail: &str) {
     let target = if target.is_empty() { &user.login } else { target };
-    let (who, ip) = (Some(user.id.clone()), req.ip.to_string());
-    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), detail.to_owned());
-    if let Err(problem) = cx.db(line).await {
-        log::warn!(req = req.id.as_str(), user = user.login.as_str(); "{action} is not in the audit trail: {}", problem.detail);
-    }
+    let (user_id, ip) = (Some(user.id.clone()), req.ip.to_string());
+    let (action, target, detail) = (action.to_owned(), target.to_owned(), detail.to_owned());
+    diary::write(cx, Event::Audit { user_id, ip, action, target, detail }).await;
 }
 
 fn user_json(user: &User) -> Value {

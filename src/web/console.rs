@@ -6,7 +6,8 @@
 use super::Req;
 use super::session::TokenHash;
 use super::{origin, shares, viewers};
-use crate::db::events::{self, Connection};
+use crate::db::events::{Connection, Event};
+use crate::diary;
 use crate::house::{Cx, House};
 use crate::net::back::Back;
 use crate::net::relay::{End, Meter, Relay, Ticket, Tracker};
@@ -192,7 +193,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
         seconds: None,
     };
     log::info!(vmid:% = vm.vmid, user = name.as_str(), req = req.id.as_str(); "relay connected: {}", console.word());
-    write_down(cx, about.clone());
+    diary::note(cx, Event::Connection(about.clone()));
     let watch =
         kind.watches().then(|| Watch { user, ip: about.ip.clone(), owner: vm.login(), vmid: about.vmid.clone() });
     if let Some(watch) = watch.clone().filter(|_| first || takes) {
@@ -222,7 +223,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
             seconds: Some((house.now() - began).as_secs()),
             ..about
         };
-        write_down(&house, left);
+        diary::note(&house, Event::Connection(left));
     };
     Ticket { group: vm_number, session: token, control: may, meter, on_end: Some(Box::new(on_end)) }
 }
@@ -237,24 +238,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn note(self, cx: &Cx, action: &'static str) {
-        let house = Rc::clone(cx);
-        cx.spawner.spawn("note watching", async move {
-            let vmid = self.vmid.clone();
-            let line = events::audit(&house.db, self.user, self.ip, action.to_owned(), self.vmid, self.owner);
-            if let Err(problem) = house.db(line).await {
-                log::warn!(vmid = vmid.as_str(); "{action} is not in the audit trail: {}", problem.detail);
-            }
-        });
+    fn note(self, cx: &Cx, action: &str) {
+        let Self { user, ip, owner, vmid } = self;
+        diary::note(cx, Event::Audit { user_id: user, ip, action: action.to_owned(), target: vmid, detail: owner });
     }
-}
-
-fn write_down(cx: &Cx, about: Connection) {
-    let house = Rc::clone(cx);
-    cx.spawner.spawn("connection event", async move {
-        let vmid = about.vmid.clone();
-        if let Err(problem) = house.db(events::connection(&house.db, about)).await {
-            log::warn!(vmid = vmid.as_str(); "a connection event is not in the database: {}", problem.detail);
-        }
-    });
 }

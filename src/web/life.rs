@@ -7,7 +7,9 @@ use super::auth::audit_with;
 use super::session::Caller;
 use super::throttle::{Kind, Rate};
 use super::vms::visible;
+use crate::db::events::Event;
 use crate::db::vms::VmState;
+use crate::diary;
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
@@ -61,7 +63,7 @@ pub(super) async fn again(cx: &Cx, req: &Req, vm: &Rc<Vm>, mode: &str) -> Result
         _ => return Err(Problem::unprocessable("mode", "must be \"reset\" or \"power-cycle\"")),
     }
     log::info!(vmid:% = vm.vmid, user = req.caller()?.user.login.as_str(), req = req.id.as_str(); "vm restarted: {mode}");
-    supervise::write_down(cx, vm.vmid, "restart", mode);
+    diary::note(cx, Event::Vm { vmid: vm.vmid.to_string(), kind: "restart", detail: mode.to_owned() });
     Ok(())
 }
 

@@ -91,6 +91,7 @@ fn queues(page: &mut Page, cx: &House) {
         ("disk", cx.disk.depth()),
         ("store", cx.store.depth()),
         ("hash", cx.hash.depth()),
+        ("events", cx.diary.depth()),
         ("launch", cx.launches.waiting()),
         ("telegram", usize::try_from(waiting).unwrap_or(usize::MAX)),
     ] {

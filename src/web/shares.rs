@@ -6,8 +6,9 @@
 
 use super::Req;
 use super::vms::visible;
-use crate::db::events;
+use crate::db::events::Event;
 use crate::db::shares::{self, Share};
+use crate::diary;
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::net::response::Response;
@@ -96,15 +97,13 @@ pub async fn revoke(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::empty(204))
 }
 
-/// A line of the audit trail; a database that is away costs only that.
+/// A line in the audit trail and in the log.
 async fn note(cx: &Cx, req: &Req, action: &str, vmid: &str, detail: String) {
     let user = req.caller.get().map(|caller| &caller.user);
     log::info!(vmid = vmid, user = user.map_or("", |user| user.login.as_str()), req = req.id.as_str(); "{action}: {detail}");
-    let (user, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
-    let line = events::audit(&cx.db, user, ip, action.to_owned(), vmid.to_owned(), detail);
-    if let Err(problem) = cx.db(line).await {
-        log::warn!(vmid = vmid; "the audit trail misses {action:?}: {}", problem.detail);
-    }
+    let (user_id, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
+    let (action, target) = (action.to_owned(), vmid.to_owned());
+    diary::write(cx, Event::Audit { user_id, ip, action, target, detail }).await;
 }
 
 fn share_json(share: &Share) -> Value {

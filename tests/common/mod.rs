@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -329,6 +329,39 @@ pub fn admin(server: &Server) -> String {
     assert!(promoted.status.success(), "{promoted:?}");
     let body = json!({"email": "root", "password": "correct horse"});
     server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
+}
+
+/// A disk of a few megabytes in place of a folder, until this is dropped. To mount takes root, or sudo.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn over(folder: &Path, megabytes: u32) -> Self {
+        let about = fs::metadata(folder).expect("the folder");
+        let (mode, uid, gid) = (about.mode() & 0o7777, about.uid(), about.gid());
+        as_root(
+            &["mount", "-t", "tmpfs", "-o", &format!("size={megabytes}m,mode={mode:o},uid={uid},gid={gid}"), "tmpfs"],
+            folder,
+        );
+        Self(folder.to_owned())
+    }
+
+    /// Gives it more room; what is on it stays.
+    pub fn grow(&self, megabytes: u32) {
+        as_root(&["mount", "-o", &format!("remount,size={megabytes}m")], &self.0);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        as_root(&["umount", "--lazy"], &self.0);
+    }
+}
+
+fn as_root(command: &[&str], folder: &Path) {
+    let sudo: &[&str] = if vmshare::sys::user::euid() == 0 { &[] } else { &["sudo", "-n"] };
+    let words: Vec<&str> = sudo.iter().chain(command).copied().collect();
+    let done = Command::new(words[0]).args(&words[1..]).arg(folder).output().expect("a command");
+    assert!(done.status.success() || std::thread::panicking(), "{words:?} {}: {done:?}", folder.display());
 }
 
 /// Processes whose command line names `folder` or that stand in it, as QEMUs do; the tests' own excepted.

@@ -1,7 +1,7 @@
 //! A stand-in for QEMU, for faults that no real one can be made to show. It is this test binary itself, started again by a script under the
 //! name of QEMU; it speaks just enough RFB and QMP. What it does is in the script's `STAND_IN`:
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
-//! under KVM), `disk-full` (the host's disk is full, until `cont`),
+//! under KVM), `disk-full` (the host's disk is full, until `cont`), `complains` (a line on stderr every few milliseconds, then `enough`),
 //! `serial-ends` (the serial console greets, and ends when something is typed; in the other modes there is none), anything else: a VM that runs.
 
 use super::Server;
@@ -91,6 +91,15 @@ pub fn play() {
                 // Until something is typed.
                 let _ = std::io::Read::read(&mut client, &mut [0]);
             }
+        });
+    }
+    if mode == "complains" {
+        std::thread::spawn(|| {
+            for number in 0..400 {
+                eprintln!("complaint {number}");
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            fs::write("enough", "").expect("a file");
         });
     }
     let trouble = match mode.as_str() {

@@ -10,7 +10,8 @@ pub mod users;
 pub mod vms;
 
 use super::Req;
-use crate::db::events;
+use crate::db::events::Event;
+use crate::diary;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
 use crate::proto::url::Query;
@@ -29,16 +30,14 @@ fn words(query: &Query) -> Result<String, Problem> {
     }
 }
 
-/// A line in the audit trail and in the log; a database that is away costs only the former.
+/// A line in the audit trail and in the log.
 async fn note(cx: &Cx, req: &Req, action: &'static str, target: &str, detail: String) {
     let user = req.caller.get().map(|caller| &caller.user);
     let login = user.map_or("", |user| user.login.as_str());
     log::info!(user = login, target = target, req = req.id.as_str(); "{action}: {detail}");
-    let (who, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
-    let line = events::audit(&cx.db, who, ip, action.to_owned(), target.to_owned(), detail);
-    if let Err(problem) = cx.db(line).await {
-        log::warn!(req = req.id.as_str(); "the audit trail misses {action:?}: {}", problem.detail);
-    }
+    let (user_id, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
+    let (action, target) = (action.to_owned(), target.to_owned());
+    diary::write(cx, Event::Audit { user_id, ip, action, target, detail }).await;
 }
 
 /// Times in the contract are RFC 3339 UTC with whole seconds.
