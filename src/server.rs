@@ -276,6 +276,7 @@ impl Server {
                 if open.conn.on_timeout(now) { self.pump(id) } else { self.bury(id) }
             }
             Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial_rested(cx)),
+            Owner::Qmp(id) => self.with_process(id, |cx, process| process.on_monitor_rested(cx)),
             _ => {}
         }
     }

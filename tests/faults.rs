@@ -195,6 +195,73 @@ fn who_looked_while_the_database_was_away_is_written_down_once_when_it_is_back()
 }
 
 #[test]
+fn a_qemu_whose_monitor_talks_without_end_holds_nobody_up_and_is_stopped() {
+    let server = stand_in::server("floods", "stop_grace_seconds = 1");
+    let token = server.sign_up("flooded");
+    let vm = server.launch(&token);
+    let mut screen = server.screen(&token, &vm);
+    for _ in 0..200 {
+        ping(&mut screen);
+        assert_eq!(server.call("GET", "/healthz", "", &Value::Null).status, 200);
+    }
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_hangs_is_ended_by_an_ordinary_stop() {
+    let server = Server::with("tls = \"off\"", "stop_grace_seconds = 1", "");
+    let token = server.sign_up("hanging");
+    let vm = server.launch(&token);
+    signal("-STOP", &[u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid")]);
+    let reset =
+        server.call("POST", &format!("/vms/{}/restart", vm["vmid"].as_str().expect("vmid")), &token, &Value::Null);
+    assert_eq!((reset.status, reset.code()), (502, "qemu_refused"), "{reset:?}");
+    let ended = server.stop(&token, &vm);
+    assert_eq!((&ended["state"], &ended["exit"]), (&json!("stopped"), &json!("stopped by user")), "{ended}");
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_is_silent_when_it_is_taken_over_runs_on_and_holds_nobody_up() {
+    let mut server = stand_in::server("writes", "");
+    let token = server.sign_up("writer");
+    let vm = server.launch(&token);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    // Launches are taken before it has said a word.
+    let server = Server::run(folder);
+    let other = server.sign_up("other");
+    let second = server.launch(&other);
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let now = server.call("GET", &path, &token, &Value::Null).json;
+    assert_eq!((&now["state"], &now["pid"]), (&json!("running"), &vm["pid"]), "{now}\n{}", server.said());
+    // What is asked of it waits for it.
+    let reset = server.call("POST", &format!("{path}/restart"), &token, &Value::Null);
+    assert_eq!((reset.status, &reset.json["pid"]), (200, &vm["pid"]), "{reset:?}\n{}", server.said());
+    server.stop(&token, &vm);
+    server.stop(&other, &second);
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_stays_silent_when_it_is_taken_over_is_ended_with_the_reason() {
+    let mut server = Server::with("tls = \"off\"\nstop_vms_on_exit = false", "adopt_seconds = 1", "");
+    let token = server.sign_up("silent");
+    let vm = server.launch(&token);
+    signal("-STOP", &[u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid")]);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let why = "qemu did not answer after a restart of the server".to_owned();
+    assert_eq!(ended(&server, &vm), ("stopped".to_owned(), why));
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
 fn a_qemu_that_complains_without_end_does_not_fill_the_log() {
     let server = stand_in::server("complains", "");
     let token = server.sign_up("patient");

@@ -222,6 +222,13 @@ fn a_vm_is_bounded_in_memory_processor_time_and_threads_and_nothing_of_that_is_l
             .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
             .collect();
         assert_eq!(limits, [(128 + 16 + 256) << 20], "{folders:?}");
+        let said = |file: &str| folders.iter().find_map(|folder| fs::read_to_string(folder.join(file)).ok());
+        let quota = said("cpu.max").or_else(|| said("cpu.cfs_quota_us")).expect("a bound of processor time");
+        let quota: u64 =
+            quota.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number of microseconds");
+        assert!((100_000..=200_000).contains(&quota), "one processor has {quota} us in 100 ms");
+        let tasks: u64 = said("pids.max").and_then(|n| n.trim().parse().ok()).expect("a bound of threads");
+        assert!((16..=512).contains(&tasks), "{tasks} threads");
         for folder in &folders {
             let tasks = fs::read_to_string(folder.join("cgroup.procs")).expect("procs");
             assert_eq!(tasks.trim(), pid(&vm).to_string(), "{}", folder.display());

@@ -168,3 +168,15 @@ fn who_starts_too_often_is_told_why_and_until_when() {
     assert!(refused.json["detail"].as_str().expect("detail").contains(&format!("Wait {wait} seconds")), "{refused:?}");
     server.end();
 }
+
+#[test]
+fn an_address_that_starts_too_often_is_refused_whoever_asks_there() {
+    let server = Server::with(TOP, "launches_per_minute_ip = 1", "");
+    let (first, second) = (server.sign_up("first"), server.sign_up("second"));
+    let vm = server.launch(&first);
+    let refused = server.call("POST", "/run-iso", &second, &Value::Null);
+    assert_eq!((refused.status, refused.code()), (429, "too_many_requests"), "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    server.stop(&first, &vm);
+    server.end();
+}

@@ -290,14 +290,33 @@ fn a_kvm_that_qemu_itself_refuses_ends_in_tcg_within_the_same_launch() {
 #[test]
 fn ports_run_out_with_a_word_when_to_come_back_and_come_back() {
     let ranges = format!("base_image = {:?}\nvnc_port_range = [5901, 5901]\nhttp_port_range = [6101, 6101]", image());
-    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "", &ranges);
+    let folder = common::folder();
+    let text = common::settings(&folder.path().join("b"), "tls = \"off\"\nstop_vms_on_exit = true", "", &ranges);
+    let cooling = text.replace("port_cooldown_seconds = 0", "port_cooldown_seconds = 2");
+    std::fs::write(folder.path().join("vmshare.toml"), cooling).expect("settings");
+    let server = Server::run(folder);
     let (first, second) = (server.sign_up("first"), server.sign_up("second"));
     let vm = server.launch(&first);
-    let refused = server.call("POST", "/run-iso", &second, &Value::Null);
-    assert_eq!((refused.status, refused.code()), (503, "ports_exhausted"), "{refused:?}");
-    assert!(refused.header("retry-after").is_some());
+    let refuse = || {
+        let refused = server.call("POST", "/run-iso", &second, &Value::Null);
+        assert_eq!((refused.status, refused.code()), (503, "ports_exhausted"), "{refused:?}");
+        assert!(refused.header("retry-after").is_some());
+    };
+    refuse();
     server.stop(&first, &vm);
-    let vm = server.launch(&second);
+    // They cool down first.
+    refuse();
+    let metrics = server.call("GET", "/metrics", &common::admin(&server), &Value::Null);
+    let metrics = String::from_utf8(metrics.body).expect("text");
+    for line in
+        ["vmshare_ports{kind=\"http\",state=\"cooling\"} 1", "vmshare_launches_total{result=\"ports_exhausted\"} 2"]
+    {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    let vm = until("the ports are free again", || {
+        let answer = server.call("POST", "/run-iso", &second, &Value::Null);
+        (answer.status == 200).then_some(answer.json["vm"].clone())
+    });
     assert_eq!(vm["http_port"], json!(6101));
     server.end();
 }

@@ -53,9 +53,33 @@ fn a_guest_whose_kernel_crashes_stands_still_and_a_restart_helps() {
     wait_for_pause(&server, &token, &vm, &Value::Null);
     wait_for_event(&server, "reset", "by the host (%");
     serial.wait_for("fbdemo 1024x768");
+    serial.text.clear();
     serial.send("\nreboot -f\n");
     wait_for_event(&server, "reset", "by the guest (%");
-    server.stop(&token, &vm);
+    serial.wait_for("fbdemo 1024x768");
+    serial.send("\npoweroff -f\n");
+    wait_for_event(&server, "shutdown", "by the guest (guest-shutdown)");
+    until("its end is written down", || {
+        let sql = "select count(*) from vms where state = 'stopped' and exit = 'guest shutdown'";
+        (server.count(sql) == 1).then_some(())
+    });
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_dies_while_it_runs_ends_the_vm_at_once_with_its_last_words() {
+    let server = stand_in::server("dies", "");
+    let token = server.sign_up("witness");
+    let vm = server.launch(&token);
+    let mut screen = server.screen(&token, &vm);
+    assert_eq!(common::closed(&mut screen), (1000, "VM stopped".to_owned()));
+    let row = until("its end is told", || {
+        let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+        (now["state"] == "failed").then_some(now)
+    });
+    let exit = row["exit"].as_str().expect("why").to_owned();
+    assert!(exit.contains("last words 42") && exit.contains("qemu exited 3"), "{exit}");
+    server.assert_nothing_left();
     server.end();
 }
 
@@ -66,6 +90,7 @@ fn a_full_disk_pauses_the_guest_is_told_survives_a_server_and_ends_with_resume()
     let vm = server.launch(&token);
     wait_for_pause(&server, &token, &vm, &json!("disk full"));
     wait_for_event(&server, "disk", "disk0: the host''s disk is full; the guest stands still");
+    wait_for_event(&server, "stop", "");
     let text = std::fs::read_to_string(server.config_file()).expect("settings");
     let mut server = server;
     server.kill("-KILL");

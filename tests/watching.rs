@@ -192,6 +192,56 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
 }
 
 #[test]
+fn who_is_no_student_any_more_is_not_watched_any_more() {
+    let server = Server::start();
+    let (ada, lee, root) = (server.sign_up("ada"), teacher(&server, "lee"), common::admin(&server));
+    let vm = server.launch(&ada);
+    let mut screen = open(&server, &vm, &lee, "").expect("he may look");
+    let id =
+        server.database().query_one("select id from users where login = 'ada'", &[]).expect("row").get::<_, String>(0);
+    let change = server.call("POST", &format!("/admin/users/{id}"), &root, &json!({"role": "teacher"}));
+    assert_eq!(change.status, 200, "{change:?}");
+    assert_eq!(closed(&mut screen), (1008, "its owner is no student any more".to_owned()));
+    assert_eq!(open(&server, &vm, &lee, "").map(drop), Err(404));
+    server.stop(&ada, &vm);
+    server.end();
+}
+
+#[test]
+fn a_killed_server_leaves_no_visit_open_and_gives_no_control_back() {
+    let mut server = Server::with("tls = \"off\"", "", "");
+    let ada = server.sign_up("ada");
+    let vm = server.launch(&ada);
+    let vmid = vm["vmid"].as_str().expect("vmid").to_owned();
+    let made =
+        server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &json!({"control": true})).json["share"].clone();
+    let path = format!("/ws/{}?share={}", vm["http_port"], made["token"].as_str().expect("token"));
+    let _guest = server.websocket(&path, &[]).expect("the link");
+    let _own = server.screen(&ada, &vm);
+    let who = viewer(&server, &vm, &ada, "link");
+    may(&server, &vm, &ada, &who, false);
+    let visits = |server: &Server, kind: &str| {
+        let sql = format!("select count(*) from connection_events where vmid = '{vmid}' and kind = '{kind}'");
+        server.count(&sql)
+    };
+    until("both are written down", || (visits(&server, "connect") == 2).then_some(()));
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let ended = "disconnect' and reason = 'the server ended";
+    assert_eq!((visits(&server, ended), visits(&server, "disconnect")), (2, 2));
+    let _guest = server.websocket(&path, &[]).expect("the link is valid yet");
+    assert_eq!(viewer(&server, &vm, &ada, "link")["control"], json!(false), "control came back");
+    let admin = common::admin(&server);
+    let listed = server.call("GET", "/connections", &admin, &Value::Null);
+    assert_eq!(listed.json["events"].as_array().map(Vec::len), Some(5), "{listed:?}");
+    server.stop(&ada, &vm);
+    assert_eq!(visits(&server, "connect"), 3);
+    until("the last is written down", || (visits(&server, "disconnect") == 3).then_some(()));
+    server.end();
+}
+
+#[test]
 fn records_that_are_older_than_they_are_to_be_kept_are_removed_and_others_are_not() {
     let server = Server::with("tls = \"off\"", "event_days = 30\naudit_days = 60", "");
     let mut database = server.database();

@@ -86,6 +86,8 @@ settings! {
         disk_job_seconds: u64 = "120", 1..=86_400;
         /// How long the files of what has ended are kept before the janitor removes them, in hours.
         leftover_hours: u32 = "24", 0..=8760;
+        /// How long a QEMU that outlived the server may be silent (it is while it writes a snapshot) before it is ended, in seconds.
+        adopt_seconds: u64 = "600", 1..=86_400;
         /// How long it is kept what happened to VMs and who looked at them, in days.
         event_days: u32 = "90", 1..=36_500;
         /// How long it is kept who changed what (the audit trail), in days.

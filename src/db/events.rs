@@ -6,6 +6,8 @@ use jiff::Timestamp;
 /// A viewer came or went.
 #[derive(Debug, Clone)]
 pub struct Connection {
+    /// Names the screen or terminal that was opened: its end has the same.
+    pub visit: String,
     /// The VM.
     pub vmid: String,
     /// The viewer's account.
@@ -65,10 +67,10 @@ pub async fn write(db: &Db, at: Timestamp, event: Event) -> Result<(), Error> {
         Event::Connection(event) => {
             let seconds = event.seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
             let (down, up) = (bytes(event.bytes_to_browser), bytes(event.bytes_to_vm));
-            let Connection { vmid, user_id, kind, console, ip, reason, .. } = event;
+            let Connection { visit, vmid, user_id, kind, console, ip, reason, .. } = event;
             conn.execute(
                 include_str!("../../sql/events/connection.sql"),
-                &[&at, vmid, user_id, kind, console, ip, &down, &up, reason, &seconds],
+                &[&at, visit, vmid, user_id, kind, console, ip, &down, &up, reason, &seconds],
             )
             .map(drop)
         }
@@ -78,6 +80,15 @@ pub async fn write(db: &Db, at: Timestamp, event: Event) -> Result<(), Error> {
         }
     })
     .await
+}
+
+/// Ends in the log what was open when a former server ended without a word; how many there were. How much passed through them is not known.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn end_former_visits(db: &Db) -> Result<u64, Error> {
+    let sql = include_str!("../../sql/events/end_former_visits.sql");
+    db.call(move |conn| conn.execute(sql, &[&"the server ended"])).await
 }
 
 /// A row of the recent connections.
@@ -209,6 +220,17 @@ pub async fn audited(db: &Db, words: String, limit: i64, before: Option<i64>) ->
                 detail: row.get(6),
             })
             .collect())
+    })
+    .await
+}
+
+/// Why a VM is being stopped.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn stopping_because(db: &Db, vmid: String) -> Result<Option<String>, Error> {
+    db.call(move |conn| {
+        Ok(conn.query_opt(include_str!("../../sql/events/stopping_because.sql"), &[&vmid])?.map(|row| row.get(0)))
     })
     .await
 }

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (6, "alerts", include_str!("../../sql/migrations/0006_alerts.sql")),
     (7, "admin", include_str!("../../sql/migrations/0007_admin.sql")),
     (8, "retention", include_str!("../../sql/migrations/0008_retention.sql")),
+    (9, "visits", include_str!("../../sql/migrations/0009_visits.sql")),
 ];
 
 /// Keeps two starting programs from migrating at the same time.

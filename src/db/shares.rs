@@ -38,6 +38,15 @@ fn hash(row: &Row) -> Result<[u8; 32], Error> {
     row.get::<_, &[u8]>("token_hash").try_into().map_err(|_| Error::Lost)
 }
 
+/// Remembers that control was taken from who came with a link, or given back.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn set_barred(db: &Db, token: [u8; 32], barred: bool) -> Result<(), Error> {
+    let sql = include_str!("../../sql/shares/set_barred.sql");
+    db.call(move |conn| conn.execute(sql, &[&token.as_slice(), &barred]).map(drop)).await
+}
+
 /// Stores a link, unless its VM has `most` already; false then.
 ///
 /// # Errors

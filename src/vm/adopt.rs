@@ -1,16 +1,19 @@
 //! After a start: takes back the VMs that outlived a former server, and ends what did not.
 //!
-//! Runs once, before the first launch. A row's process is the same one only if its start time is too; then its monitor is taken over.
-//! What was starting when the server died is taken back whole. Folders without a live row are removed.
+//! Runs once, before the first launch. A row's process is the same one only if its start time is too; then the VM is on the table at once, and
+//! its monitor is taken over as soon as QEMU answers, which it does not while it writes a snapshot: only one that is silent for
+//! `adopt_seconds` is ended. What was starting when the server died is taken back whole. Folders without a live row are removed.
 
 use super::apart::Users;
 use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
-use super::{disks, host, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
+use super::{Vm, disks, host, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
+use crate::db::events;
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
+use crate::reactor::task::{Either, first};
 use crate::sys::signal::Signal;
 use crate::sys::user::euid;
 use std::collections::HashSet;
@@ -20,8 +23,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an adopted QEMU may take to answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long a killed QEMU that nobody knows may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Between attempts while the database is away.
@@ -39,6 +40,13 @@ pub fn begin(cx: &Cx) {
                 Err(_) => cx.clock.sleep(RETRY).await,
             }
         };
+        match cx.db(events::end_former_visits(&cx.db)).await {
+            Ok(0) => {}
+            Ok(count) => log::info!("{count} screens and terminals were open when the former server ended"),
+            Err(problem) => {
+                log::warn!("what was open when the former server ended stays open in the log: {}", problem.detail)
+            }
+        }
         let (mut kept, known) = (HashSet::new(), rows.iter().map(|row| row.vmid.clone()).collect());
         for row in rows {
             if adopt(&cx, &row).await {
@@ -79,15 +87,6 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
         real::kill(cx, &process).await;
         return gone(cx, row, "the server ended while it started").await;
     }
-    match cx.within(ANSWER_WAIT, process.connect_monitor(cx)).await {
-        Some(Ok(())) => {}
-        _ => {
-            log::warn!(vmid:% = row.vmid; "its qemu (pid {}) does not answer; it is ended", process.pid);
-            process.signal(Signal::Kill);
-            real::kill(cx, &process).await;
-            return gone(cx, row, "qemu did not answer after a restart of the server").await;
-        }
-    }
     if let Err(e) = process.connect_serial(cx) {
         log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
     }
@@ -97,18 +96,43 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     let Ok(vm) = real::live(cx, row, &process) else { return false };
     lifetime::take_back(cx, &vm).await;
     watch::begin(cx, &vm);
-    supervise::look(cx, &process);
-    snapshots::take_back(cx, &vm).await;
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
-    if row.state == VmState::Stopping {
-        let (story, vm) = (Rc::clone(cx), Rc::clone(&vm));
-        cx.spawner.spawn("go on stopping", async move {
-            if let Err(Problem { detail, .. }) = stop::stop(&story, &vm, "stopped by user", false).await {
-                log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
-            }
-        });
-    }
+    let story = Rc::clone(cx);
+    cx.spawner.spawn("take monitor over", async move { take_over(&story, &vm).await });
     true
+}
+
+/// Connects the monitor of a VM that was taken back, and goes on with what the former server had begun.
+async fn take_over(cx: &Cx, vm: &Rc<Vm>) {
+    let process = Rc::clone(&vm.process.borrow());
+    let state = vm.row.borrow().state;
+    let patience = match state {
+        // Whoever stops it has waited long enough.
+        VmState::Stopping => cx.config.limits.stop_grace_seconds,
+        _ => cx.config.limits.adopt_seconds,
+    };
+    let connected = first(process.connect_monitor(cx), vm.ended.wait());
+    match cx.within(Duration::from_secs(patience), connected).await {
+        Some(Either::First(Ok(()))) => {
+            supervise::look(cx, &process);
+            snapshots::take_back(cx, vm).await;
+        }
+        Some(Either::Second(_)) => return,
+        Some(Either::First(Err(_))) | None if state == VmState::Stopping => {}
+        Some(Either::First(Err(_))) | None => {
+            log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its qemu (pid {}) does not answer; it is ended", process.pid);
+            vm.wish.replace(Some("qemu did not answer after a restart of the server".to_owned()));
+            process.signal(Signal::Kill);
+            return;
+        }
+    }
+    if state == VmState::Stopping {
+        let why = cx.db(events::stopping_because(&cx.db, vm.vmid.to_string())).await.ok().flatten();
+        let why = why.unwrap_or_else(|| "stopped by user".to_owned());
+        if let Err(Problem { detail, .. }) = stop::stop(cx, vm, &why, false).await {
+            log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
+        }
+    }
 }
 
 /// Writes its limits again: a service manager that restarts a service may have to switch them off meanwhile.

@@ -124,6 +124,12 @@ impl Apart {
         }
     }
 
+    /// All users that VMs have.
+    #[must_use]
+    pub fn taken(&self) -> Vec<u32> {
+        self.taken.borrow().values().copied().collect()
+    }
+
     /// The VM is gone, and so is its folder.
     pub fn give_back(&self, vmid: Vmid) {
         self.taken.borrow_mut().remove(&vmid);

@@ -1,7 +1,7 @@
 //! How long a VM may run: its profile's idle limit and total time limit, told beforehand, then kept.
 //!
 //! The idle limit counts from the last key, pointer movement or typed byte (never from traffic), or from *Keep it running*; the total from
-//! `started_at`, and nothing moves it, a restart of the VM neither. Each VM with a limit has one story with one timer, which looks again
+//! `started_at`, and nothing moves it, a restart of the VM neither. Each VM has one story with one timer, which looks again
 //! when its time has come: input only moves a number. The last input is written to the VM's row at most once in [`WRITE`], so that another server goes on from
 //! there. A server that takes a VM back gives it at least the time of the warning: nobody could use it while there was no server.
 
@@ -76,10 +76,6 @@ impl Lifetime {
         Self { idle: *idle_limit, up, grace: Cell::new(None), warning }
     }
 
-    fn is_unlimited(&self) -> bool {
-        self.idle.is_none() && self.up.is_none()
-    }
-
     /// The end, given the last input.
     fn expiry(&self, input: Instant, now: Instant) -> Option<Expiry> {
         let idle = self.idle.map(|limit| (input + limit, Why::Idle));
@@ -120,9 +116,6 @@ pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
 
 /// Goes on counting for a VM that a former server started.
 pub async fn take_back(cx: &Cx, vm: &Vm) {
-    if vm.lifetime.is_unlimited() {
-        return;
-    }
     let noted = cx.db(vms::last_input(&cx.db, vm.vmid.to_string())).await.ok().flatten();
     let noted = noted.or(vm.row.borrow().started_at);
     vm.meter.input.set(noted.and_then(|at| cx.now().checked_sub(since(at))));
@@ -143,11 +136,8 @@ async fn note_input(cx: &Cx, vm: &Vm) {
     }
 }
 
-/// Starts the story of a VM that has a limit.
+/// Starts the story of a VM.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
-    if vm.lifetime.is_unlimited() {
-        return;
-    }
     let (story, vm) = (Rc::clone(cx), Rc::clone(vm));
     cx.spawner.spawn("lifetime", async move {
         let Some(why) = run_out(&story, &vm).await else { return };
@@ -164,25 +154,24 @@ async fn run_out(cx: &Cx, vm: &Rc<Vm>) -> Option<Why> {
     let mut noted = (vm.last_input(), cx.now());
     loop {
         let now = cx.now();
-        let expiry = vm.expiry(now)?;
-        if expiry.at <= now {
+        let expiry = vm.expiry(now);
+        if let Some(expiry) = expiry.filter(|expiry| expiry.at <= now) {
             return Some(expiry.why);
         }
-        let moved = vm.lifetime.idle.is_some() && noted.0 != vm.last_input() && now >= noted.1 + WRITE;
+        let moved = noted.0 != vm.last_input() && now >= noted.1 + WRITE;
         if moved {
             noted = (vm.last_input(), now);
             note_input(cx, vm).await;
         }
-        if moved || warned != expiry.soon {
-            warned = expiry.soon;
+        let soon = expiry.is_some_and(|expiry| expiry.soon);
+        if warned != soon || (moved && vm.lifetime.idle.is_some()) {
+            warned = soon;
             cx.bus.publish(vm, now);
         }
-        let wait = if expiry.soon {
-            (expiry.at - now).min(LOOK)
-        } else {
-            let warning = (expiry.at - now).saturating_sub(vm.lifetime.warning);
-            // Without an idle limit nothing has to be noted.
-            vm.lifetime.idle.map_or(warning, |_| warning.min(WRITE))
+        let wait = match expiry {
+            Some(expiry) if soon => (expiry.at - now).min(LOOK),
+            Some(expiry) => (expiry.at - now).saturating_sub(vm.lifetime.warning).min(WRITE),
+            None => WRITE,
         };
         // A moment later than the limit, so that it has passed for certain.
         let wait = wait + Duration::from_millis(1);

@@ -21,6 +21,8 @@ pub enum Failed {
     Refused(String),
     /// The connection ended before the answer.
     Ended,
+    /// It did not answer in time.
+    Silent,
 }
 
 impl fmt::Display for Failed {
@@ -28,6 +30,7 @@ impl fmt::Display for Failed {
         match self {
             Self::Refused(why) => f.write_str(why),
             Self::Ended => f.write_str("QEMU closed its monitor"),
+            Self::Silent => f.write_str("QEMU does not answer"),
         }
     }
 }
@@ -36,6 +39,8 @@ type Result<T> = std::result::Result<T, Failed>;
 
 /// Commands that may wait for their answers.
 const PENDING: usize = 64;
+/// Bytes taken from QEMU in one turn: one that writes without end must not keep the loop.
+const QUANTUM: usize = 256 * 1024;
 
 /// See the file's page.
 pub struct Monitor {
@@ -85,15 +90,23 @@ impl Monitor {
         Some(promise)
     }
 
-    /// Handles an event of the socket; `tell` hears of what happened in the guest.
-    pub fn on_ready(&mut self, house: &House, mut tell: impl FnMut(VmEvent)) {
+    /// Handles that the socket takes more.
+    pub fn on_writable(&mut self) {
         self.writable = true;
         self.write();
-        let mut buffer = [0; 16 * 1024];
+    }
+
+    /// Reads what QEMU says; `tell` hears of what happened in the guest. True when the quantum was used up and no event will tell of the rest.
+    pub fn receive(&mut self, house: &House, mut tell: impl FnMut(VmEvent)) -> bool {
+        let (mut buffer, mut taken) = ([0; 16 * 1024], 0);
         while self.token.is_some() {
+            if taken >= QUANTUM {
+                return true;
+            }
             match self.socket.read(&mut buffer) {
                 Ok(0) => self.end(house),
                 Ok(count) => {
+                    taken += count;
                     let bytes = buffer.get(..count).unwrap_or_default();
                     if let Err(e) = self.machine.receive(bytes) {
                         log::warn!("QEMU's monitor talks nonsense, it is closed: {e}");
@@ -103,11 +116,12 @@ impl Monitor {
                         self.on_event(event, &mut tell);
                     }
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.end(house),
             }
         }
+        false
     }
 
     /// Closes the connection; who waits for an answer gets [`Failed::Ended`].

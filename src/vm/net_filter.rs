@@ -57,20 +57,23 @@ pub fn table(base_dir: &Path) -> String {
 
 /// What `nft` is given.
 #[must_use]
-pub fn rules(table: &str, uids: &RangeInclusive<u32>, resolvers: &[IpAddr]) -> String {
+pub fn rules(table: &str, uids: &RangeInclusive<u32>, others: &[u32], resolvers: &[IpAddr]) -> String {
     let mut ask = String::new();
     for resolver in resolvers {
         let family = if resolver.is_ipv4() { "ip" } else { "ip6" };
         let _ = writeln!(ask, "    {family} daddr {resolver} meta l4proto {{ tcp, udp }} th dport 53 accept");
     }
-    let (first, last) = (uids.start(), uids.end());
+    let mut guests = format!("{}-{}", uids.start(), uids.end());
+    for uid in others.iter().filter(|uid| !uids.contains(uid)) {
+        let _ = write!(guests, ", {uid}");
+    }
     format!(
         "table inet {table} {{}}\n\
          delete table inet {table}\n\
          table inet {table} {{\n\
          \x20 chain output {{\n\
          \x20   type filter hook output priority filter; policy accept;\n\
-         \x20   meta skuid {first}-{last} jump guests\n\
+         \x20   meta skuid {{ {guests} }} jump guests\n\
          \x20 }}\n\
          \x20 chain guests {{\n\
          {ask}\
@@ -114,7 +117,8 @@ pub async fn ensure(cx: &Cx) -> Result<(), Problem> {
         let detail = "Guests cannot be given internet access safely on this server right now. Tell the operator.";
         Problem::unavailable("network_unavailable", detail, 60)
     };
-    let users = cx.apart.users().clone();
+    // VMs of a former server may run as users of another range than today's.
+    let (users, others) = (cx.apart.users().clone(), cx.apart.taken());
     let name = table(&cx.config.base_dir);
     let made = cx.disk(move || {
         if let Some(why) = missing(&users) {
@@ -122,7 +126,7 @@ pub async fn ensure(cx: &Cx) -> Result<(), Problem> {
         }
         let (Users::Range(uids), Some(nft)) = (users, program()) else { return Err("nothing to filter with".into()) };
         let resolvers = resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-        Ok((nft, rules(&name, &uids, &resolvers)))
+        Ok((nft, rules(&name, &uids, &others, &resolvers)))
     });
     let (nft, rules) = made.await?.map_err(refused)?;
     // As an argument: no file that another launch could be writing, or that a full disk could lack.
@@ -184,11 +188,11 @@ mod tests {
     #[test]
     fn the_rules_name_the_guests_and_their_resolvers_first() {
         let all = ["192.0.2.53".parse().unwrap(), "fd00::53".parse().unwrap()];
-        let text = rules("vmshare_0", &(10..=20), &all);
+        let text = rules("vmshare_0", &(10..=20), &[12, 35], &all);
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
         assert!(at("ip daddr 192.0.2.53 meta l4proto { tcp, udp } th dport 53 accept") < at("fib daddr type"));
         assert!(at("ip6 daddr fd00::53 meta l4proto") < at("ip6 daddr { ::/96"));
-        assert!(at("delete table inet vmshare_0") < at("meta skuid 10-20 jump guests"));
+        assert!(at("delete table inet vmshare_0") < at("meta skuid { 10-20, 35 } jump guests"));
     }
 
     #[test]

@@ -8,8 +8,7 @@ use super::supervise::Ration;
 use super::{Vmid, apart, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
 use crate::net::line::{Flow, Line};
-use crate::proto::qmp::VmEvent;
-use crate::reactor::task::Latch;
+use crate::reactor::task::{Either, Latch, first};
 use crate::sys::child::Child;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::signal::Signal;
@@ -32,10 +31,12 @@ const OUTPUT_LINES: usize = 20_000;
 /// First and longest pause between attempts to connect to a socket QEMU has not made yet.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// How long QEMU may take to answer somebody who waits.
+const ASK_WAIT: Duration = Duration::from_secs(10);
 /// Lines of a tool's output kept: a list of snapshots is long, and bounded.
 const TOOL_LINES: usize = 20_000;
-/// Between two turns of a guest that writes to its serial console without end.
-const SERIAL_PAUSE: Duration = Duration::from_millis(5);
+/// Between two turns of a serial console or a monitor that is written to without end.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// See the file's page.
 pub struct Process {
@@ -64,10 +65,13 @@ pub struct Process {
     /// Of a tool, not a QEMU: its standard output.
     answer: Option<RefCell<Vec<String>>>,
     monitor: RefCell<Option<Monitor>>,
+    /// The monitor takes commands.
+    negotiated: Latch<()>,
     /// Its serial console, shared by all who look at it; a QEMU that follows this one takes it over.
     pub line: RefCell<Line>,
-    /// A guest that writes without end has its next turn in a moment.
+    /// A guest, or a QEMU, that writes without end has its next turn in a moment.
     serial_rests: Cell<bool>,
+    monitor_rests: Cell<bool>,
     /// Set when it is gone.
     pub exit: Latch<Exit>,
     /// The guest turned itself off.
@@ -183,8 +187,10 @@ impl Process {
             last: RefCell::default(),
             answer,
             monitor: RefCell::default(),
+            negotiated: Latch::default(),
             line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
             serial_rests: Cell::new(false),
+            monitor_rests: Cell::new(false),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
             ration: Ration::default(),
@@ -214,7 +220,9 @@ impl Process {
             old.end(cx);
         }
         greeting.wait().await;
-        self.execute("qmp_capabilities", None).await.map(drop)
+        self.send("qmp_capabilities", None).await?;
+        self.negotiated.set(());
+        Ok(())
     }
 
     /// Connects the serial console, unless it is. QEMU takes one client on it: this one.
@@ -255,7 +263,7 @@ impl Process {
             Flow::Blocked => {}
             Flow::More => {
                 self.serial_rests.set(true);
-                house.clock.at(house.now() + SERIAL_PAUSE, Owner::Serial(self.id));
+                house.clock.at(house.now() + PAUSE, Owner::Serial(self.id));
             }
             Flow::Ended => self.end_serial(house),
         }
@@ -267,16 +275,31 @@ impl Process {
         }
     }
 
-    /// Runs a QMP command.
+    /// Runs a QMP command, once the monitor is connected.
     ///
     /// # Errors
     /// See [`Failed`].
     pub async fn execute(&self, name: &str, arguments: Option<Value>) -> Result<Value, Failed> {
+        match first(self.negotiated.wait(), self.exit.wait()).await {
+            Either::First(()) => self.send(name, arguments).await,
+            Either::Second(_) => Err(Failed::Ended),
+        }
+    }
+
+    async fn send(&self, name: &str, arguments: Option<Value>) -> Result<Value, Failed> {
         let promise = self.monitor.borrow_mut().as_mut().and_then(|monitor| monitor.send(name, arguments));
         match promise {
             Some(promise) => promise.await.unwrap_or(Err(Failed::Ended)),
             None => Err(Failed::Ended),
         }
+    }
+
+    /// Runs a QMP command for somebody who waits: what QEMU has not answered in [`ASK_WAIT`] is [`Failed::Silent`]. It may be done yet.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn ask(&self, house: &House, name: &str, arguments: Option<Value>) -> Result<Value, Failed> {
+        house.within(ASK_WAIT, self.execute(name, arguments)).await.unwrap_or(Err(Failed::Silent))
     }
 
     /// Sends a signal; one to a process that is gone does nothing.
@@ -304,11 +327,28 @@ impl Process {
         self.answer.as_ref().map(|lines| lines.borrow().join("\n")).unwrap_or_default()
     }
 
-    /// An event of the monitor's socket.
+    /// An event of the monitor's socket. While it rests, only writing goes on.
     pub fn on_monitor(self: &std::rc::Rc<Self>, cx: &Cx) {
-        let mut events = Vec::new();
         if let Some(monitor) = self.monitor.borrow_mut().as_mut() {
-            monitor.on_ready(cx, |event| events.push(event));
+            monitor.on_writable();
+        }
+        if !self.monitor_rests.get() {
+            self.read_monitor(cx);
+        }
+    }
+
+    /// The monitor has rested.
+    pub fn on_monitor_rested(self: &std::rc::Rc<Self>, cx: &Cx) {
+        self.monitor_rests.set(false);
+        self.read_monitor(cx);
+    }
+
+    fn read_monitor(self: &std::rc::Rc<Self>, cx: &Cx) {
+        let mut events = Vec::new();
+        let more = self.monitor.borrow_mut().as_mut().is_some_and(|it| it.receive(cx, |event| events.push(event)));
+        if more {
+            self.monitor_rests.set(true);
+            cx.clock.at(cx.now() + PAUSE, Owner::Qmp(self.id));
         }
         for event in events {
             super::supervise::on_event(cx, self, &event);
@@ -352,7 +392,7 @@ impl Process {
     }
 
     /// The pidfd says that it is gone.
-    pub fn on_exit(&self, house: &House) {
+    pub fn on_exit(self: &std::rc::Rc<Self>, house: &Cx) {
         let exit = match self.pidfd.reap() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
@@ -364,13 +404,9 @@ impl Process {
         // Its last words are still in the pipes.
         self.on_output(house, &Owner::Stdout(self.id));
         self.on_output(house, &Owner::Stderr(self.id));
+        // A SHUTDOWN event may wait unread.
+        self.read_monitor(house);
         if let Some(mut monitor) = self.monitor.borrow_mut().take() {
-            // A SHUTDOWN event may wait unread.
-            monitor.on_ready(house, |event| {
-                if let VmEvent::Shutdown { guest, .. } = event {
-                    self.guest_shutdown.set(guest);
-                }
-            });
             monitor.end(house);
         }
         // So may the guest's last words.

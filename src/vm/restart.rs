@@ -24,13 +24,13 @@ const TELL_WAIT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// 409 when QEMU is ending, 502 when it refuses.
-pub async fn reset(vm: &Rc<Vm>) -> Result<(), Problem> {
+pub async fn reset(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     let process = Rc::clone(&vm.process.borrow());
     let refused =
         |e| Problem::new(502, "qemu_refused", format!("QEMU does not restart the VM ({e}). Stop it, then start it."));
-    process.execute("system_reset", None).await.map_err(refused)?;
+    process.ask(cx, "system_reset", None).await.map_err(refused)?;
     if vm.paused.get().is_some() {
-        process.execute("cont", None).await.map_err(refused)?;
+        process.ask(cx, "cont", None).await.map_err(refused)?;
     }
     Ok(())
 }

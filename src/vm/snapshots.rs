@@ -7,7 +7,7 @@ use super::args::DISK_NODE;
 use super::disk_args;
 use super::process::Process;
 use super::{Job, Vm, disks};
-use crate::house::Cx;
+use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -63,8 +63,8 @@ fn refused(why: impl std::fmt::Display) -> Problem {
 }
 
 /// The VM's own disks as QEMU names them, with what it knows of the first one.
-async fn nodes(process: &Process) -> Result<(Vec<String>, Value), Problem> {
-    let all = process.execute("query-named-block-nodes", Some(json!({ "flat": true }))).await.map_err(refused)?;
+async fn nodes(cx: &House, process: &Process) -> Result<(Vec<String>, Value), Problem> {
+    let all = process.ask(cx, "query-named-block-nodes", Some(json!({ "flat": true }))).await.map_err(refused)?;
     let mut names = Vec::new();
     let mut first = Value::Null;
     for node in all.as_array().map(Vec::as_slice).unwrap_or_default() {
@@ -95,9 +95,9 @@ pub fn no_disk() -> Problem {
 ///
 /// # Errors
 /// 409 when it has no disk or QEMU does not say.
-pub async fn list_live(vm: &Vm) -> Result<Vec<Snapshot>, Problem> {
+pub async fn list_live(cx: &House, vm: &Vm) -> Result<Vec<Snapshot>, Problem> {
     let process = Rc::clone(&vm.process.borrow());
-    Ok(parse(&nodes(&process).await?.1))
+    Ok(parse(&nodes(cx, &process).await?.1))
 }
 
 /// Those of a disk nobody uses.
@@ -176,7 +176,7 @@ impl Drop for Under {
 pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snapshot>, Problem> {
     let process = Rc::clone(&vm.process.borrow());
     let under = Under::begin(cx, vm, act, name)?;
-    let (disks, image) = nodes(&process).await?;
+    let (disks, image) = nodes(cx, &process).await?;
     may(cx, act, name, &parse(&image))?;
     let id = format!("{JOBS}{}", crate::random::hex_id());
     let (_, command, _) = act.words();
@@ -189,7 +189,7 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
     process.execute(command, Some(arguments)).await.map_err(refused)?;
     end(cx, &process, &id, &under).await?;
     log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "{command} {name}");
-    list_live(vm).await
+    list_live(cx, vm).await
 }
 
 /// Waits for a job's end and takes it off QEMU's list; a failed one leaves the VM running.

@@ -21,12 +21,13 @@ const EVENTS: u32 = 120;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Further events that are written down, and their names there.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 7] = [
     ("POWERDOWN", "power button"),
     ("SUSPEND", "suspend"),
     ("WAKEUP", "wakeup"),
     ("WATCHDOG", "watchdog"),
     ("VNC_CONNECTED", "vnc connected"),
+    ("VNC_INITIALIZED", "vnc initialized"),
     ("VNC_DISCONNECTED", "vnc disconnected"),
 ];
 
@@ -183,7 +184,7 @@ pub async fn resume(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     }
     let process = Rc::clone(&vm.process.borrow());
     let refused = |e| Problem::new(502, "qemu_refused", format!("QEMU does not let the VM go on ({e}). Restart it."));
-    process.execute("cont", None).await.map_err(refused)?;
+    process.ask(cx, "cont", None).await.map_err(refused)?;
     set(cx, &process, None);
     Ok(())
 }

@@ -67,7 +67,7 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
 async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     let process = Rc::clone(&vm.process.borrow());
     let wish = vm.wish.borrow().clone();
-    let starved = wish.is_none() && exit == Exit::Signal(9) && short_of_memory(cx, vm).await;
+    let starved = wish.is_none() && matches!(exit, Exit::Signal(9) | Exit::Unknown) && short_of_memory(cx, vm).await;
     let (state, why) = match wish {
         Some(wish) => (VmState::Stopped, wish),
         None if failure.is_some() => (VmState::Failed, failure.unwrap_or_default()),

@@ -4,7 +4,7 @@
 //! says EAGAIN with no event to follow: it is tried again from a timer.
 
 use super::Req;
-use super::session::TokenHash;
+use super::session::{self, TokenHash};
 use super::{origin, shares, viewers};
 use crate::db::events::{Connection, Event};
 use crate::diary;
@@ -76,10 +76,7 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
         }
         Console::Serial => (shared(&cx, &viewer.vm)?, TextPolicy::Accept, Tracker::Typed),
     };
-    // A link may have been revoked while QEMU was being connected.
-    if viewer.user.is_none() && !viewer.vm.shares.borrow().contains_key(&viewer.token) {
-        return Err(shares::gone());
-    }
+    still_welcome(&cx, &req, &viewer).await?;
     let ticket = ticket(&cx, &req, viewer, console);
     let relay = Relay::new(back, Decoder::new(text), tracker, ticket);
     let mut response = Response::empty(101)
@@ -91,6 +88,19 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     }
     response.upgrade = Some(Box::new(relay));
     Ok(response)
+}
+
+/// A link may have been revoked, a session ended or a role changed, while QEMU was being connected: what ends relays did not find this one.
+async fn still_welcome(cx: &Cx, req: &Req, viewer: &Viewing) -> Result<(), Problem> {
+    if viewer.user.is_none() {
+        return if viewer.vm.shares.borrow().contains_key(&viewer.token) { Ok(()) } else { Err(shares::gone()) };
+    }
+    let now = session::authenticate(cx, req).await?.ok_or_else(session::sign_in_first)?;
+    if now.user.role == req.caller()?.user.role {
+        Ok(())
+    } else {
+        Err(Problem::unauthorized("session_ended", "Your rights have changed. Load the page again."))
+    }
 }
 
 /// Who looks at which VM, and what he may.
@@ -182,6 +192,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     }
     cx.bus.publish(&vm, cx.now());
     let about = Connection {
+        visit: crate::random::hex_id() + &crate::random::hex_id(),
         vmid: vm.vmid.to_string(),
         user_id: user.clone(),
         kind: "connect".into(),

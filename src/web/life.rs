@@ -57,7 +57,7 @@ pub async fn restart(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 /// Restarts a VM as `mode` says.
 pub(super) async fn again(cx: &Cx, req: &Req, vm: &Rc<Vm>, mode: &str) -> Result<(), Problem> {
     match mode {
-        "reset" => restart::reset(vm).await?,
+        "reset" => restart::reset(cx, vm).await?,
         // Not bound to the asker: a restart that began goes to its end.
         "power-cycle" => restart::power_cycle(cx, vm).await?,
         _ => return Err(Problem::unprocessable("mode", "must be \"reset\" or \"power-cycle\"")),

@@ -52,7 +52,7 @@ fn answer(status: u16, found: &[Snapshot]) -> Response {
 /// `GET`: `{snapshots: [{name, size, memory, created_at}]}`.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let found = match place(&cx, &req).await? {
-        Place::Live(vm) => match snapshots::list_live(&vm).await {
+        Place::Live(vm) => match snapshots::list_live(&cx, &vm).await {
             // Nothing to list is no mistake.
             Err(problem) if problem.code == "no_disk" => Vec::new(),
             other => other?,

@@ -8,6 +8,7 @@ use super::auth::audit_with;
 use super::console::Viewing;
 use super::session::{Caller, TokenHash};
 use super::vms::{row_of, visible};
+use crate::db::shares;
 use crate::db::vms::VmRow;
 use crate::house::{Cx, Order, Which};
 use crate::net::feed::Feed;
@@ -21,6 +22,9 @@ use crate::vm::{Vm, Vmid};
 use serde_json::{Value, json};
 use std::rc::Rc;
 use std::time::Instant;
+
+/// Streams of events that those who came by one link hold open together: a class may.
+const LINK_STREAMS: usize = 1000;
 
 /// Why this caller may look at a VM, if he may.
 #[must_use]
@@ -83,6 +87,9 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         cx.bus.tell_viewer(vm.vmid, &viewer.token, &told(viewer.kind, control));
         cx.bus.publish(&vm, cx.now());
     }
+    if viewer.kind == Kind::Link && cx.db(shares::set_barred(&cx.db, viewer.token, !control)).await.is_err() {
+        log::warn!(vmid:% = vm.vmid; "{}: that control was {} is forgotten when the server ends", viewer.name, if control { "given" } else { "taken" });
+    }
     Ok(Response::json(200, &json!({ "viewer": to_json(&viewer, cx.now()) })))
 }
 
@@ -107,14 +114,14 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     let control = vm.viewers.of(&token).map_or(control, |viewer| viewer.control.get());
     let feed = Feed::new(cx.notify());
-    subscribe(&cx, &vm, token, &feed)?;
+    subscribe(&cx, &vm, (kind, token), &feed)?;
     cx.bus.tell_viewer(vm.vmid, &token, &told(kind, control));
     let mut response = super::events::headers();
     response.body = Body::Events(feed);
     Ok(response)
 }
 
-fn subscribe(cx: &Cx, vm: &Vm, token: TokenHash, feed: &Feed) -> Result<(), Problem> {
-    let most = cx.config.limits.event_streams_per_user;
+fn subscribe(cx: &Cx, vm: &Vm, (kind, token): (Kind, TokenHash), feed: &Feed) -> Result<(), Problem> {
+    let most = if kind == Kind::Link { LINK_STREAMS } else { cx.config.limits.event_streams_per_user };
     cx.bus.subscribe(&super::events::viewer_key(vm.vmid, &token), token, feed.clone(), most)
 }

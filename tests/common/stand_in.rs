@@ -2,6 +2,7 @@
 //! name of QEMU; it speaks just enough RFB and QMP. What it does is in the script's `STAND_IN`:
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
 //! under KVM), `disk-full` (the host's disk is full, until `cont`), `complains` (a line on stderr every few milliseconds, then `enough`),
+//! `dies` (with last words, soon after it was started), `floods` (events without end), `writes` (silent for seconds when it is taken over, as one that writes a snapshot),
 //! `serial-ends` (the serial console greets, and ends when something is typed; in the other modes there is none), anything else: a VM that runs.
 
 use super::Server;
@@ -9,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,27 +103,48 @@ pub fn play() {
             fs::write("enough", "").expect("a file");
         });
     }
+    if mode == "dies" {
+        std::thread::spawn(|| {
+            park(2);
+            eprintln!("qemu-system-x86_64: last words 42");
+            std::process::exit(3);
+        });
+    }
     let trouble = match mode.as_str() {
         "kvm-dies" if args.contains("-accel kvm") => Some(("internal-error", "")),
         "disk-full" => Some(("io-error", DISK_FULL)),
         _ => None,
     };
     let mut status = "running";
-    for client in monitor.incoming().flatten() {
-        talk(client, trouble, &mut status);
+    for (number, client) in monitor.incoming().flatten().enumerate() {
+        if mode == "floods" {
+            let mut out = client.try_clone().expect("clone");
+            std::thread::spawn(move || {
+                park(1);
+                let events = format!("{}\n", event("RTC_CHANGE")).repeat(1000);
+                while out.write_all(events.as_bytes()).is_ok() {}
+            });
+        }
+        let silent = if mode == "writes" && number > 0 { 7 } else { 0 };
+        talk(client, silent, trouble, &mut status);
     }
 }
 
 const DISK_FULL: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "BLOCK_IO_ERROR", "data": {"device": "", "node-name": "disk0", "nospace": true, "operation": "write", "action": "stop", "reason": "No space left on device"}}"#;
 
-/// `trouble` is the status QEMU falls into soon after it was first connected, and the event before it.
-fn talk(client: std::os::unix::net::UnixStream, trouble: Option<(&'static str, &str)>, status: &mut &'static str) {
+fn event(name: &str) -> String {
+    format!(r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}"}}"#)
+}
+
+/// `silent` is for how many seconds it answers nothing; `trouble` the status QEMU falls into soon after it was first connected, and the event
+/// before it.
+fn talk(client: UnixStream, silent: u64, trouble: Option<(&'static str, &str)>, status: &mut &'static str) {
     let mut out = client.try_clone().expect("clone");
     let _ = writeln!(
         out,
         r#"{{"QMP": {{"version": {{"qemu": {{"micro": 2, "minor": 0, "major": 10}}}}, "capabilities": []}}}}"#
     );
-    let event = |name: &str| format!(r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}"}}"#);
+    park(silent);
     for line in BufReader::new(client).lines().map_while(Result::ok) {
         let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
         let answer = match command["execute"].as_str() {

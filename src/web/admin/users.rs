@@ -4,10 +4,12 @@
 
 use super::{note, whole, words};
 use crate::db::accounts::{self, Account, Change, Changed};
-use crate::house::Cx;
+use crate::house::{Cx, Order, Which};
+use crate::net::relay::End;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
+use crate::vm::viewers::Kind;
 use crate::web::paging;
 use crate::web::{Req, session};
 use data_encoding::BASE64URL_NOPAD;
@@ -86,6 +88,9 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if change.disabled == Some(true) {
         end_links(&cx, &id);
     }
+    if let Some(role) = &change.role {
+        hide_from_teachers(&cx, &id, role);
+    }
     let mut said = Vec::new();
     said.extend(change.role.map(|role| format!("role {role}")));
     said.extend(change.disabled.map(|off| if off { "disabled".to_owned() } else { "enabled".to_owned() }));
@@ -96,6 +101,20 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 fn no_right() -> Problem {
     Problem::forbidden("admin_only", "Only administrators may do this.")
+}
+
+/// A student's screen is a teacher's to look at; that of somebody who is none any more is not.
+fn hide_from_teachers(cx: &Cx, user: &str, role: &str) {
+    let Some(vm) = cx.vms.of_user(user) else { return };
+    vm.row.borrow_mut().user_role = role.to_owned();
+    if role != "user" {
+        for viewer in vm.viewers.all().into_iter().filter(|viewer| viewer.kind == Kind::Teacher) {
+            cx.order(Order::End(
+                Which::Viewer(vm.vmid, viewer.token),
+                End::new(1008, "its owner is no student any more"),
+            ));
+        }
+    }
 }
 
 /// Closes what was opened with links to a user's VM; the links themselves are gone from the table.

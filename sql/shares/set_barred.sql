@@ -1,0 +1,1 @@
+update shares set barred = $2 where token_hash = $1
