@@ -13,7 +13,8 @@ import { chromium, request } from "playwright-core";
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 const binary = process.env.VMSHARE_TEST_BIN ?? path.join(root, "target/release/vmshare");
-const iso = process.env.VMSHARE_TEST_ISO ?? path.join(root, "target/test-images/tiny.iso");
+/** The image of the demo. */
+export const image = process.env.VMSHARE_TEST_ISO ?? path.join(root, "target/test-images/tiny.iso");
 /** Where screenshots are kept. */
 export const output = path.join(root, "tests/output");
 fs.mkdirSync(output, { recursive: true });
@@ -54,7 +55,7 @@ export class Server {
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
 [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\n${this.limits}
-[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${iso}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
+[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${image}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";
     this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });
