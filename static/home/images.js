@@ -161,7 +161,6 @@ export async function loadImages() {
   const answer = await call("GET", "/isos");
   images = answer.isos;
   left = answer.quota.left;
-  $("images").hidden = false;
   $("image-none").hidden = images.length > 0;
   $("image-list").replaceChildren(...images.map(line));
   $("image-quota").textContent = `${bytes(answer.quota.used)} of your ${bytes(answer.quota.limit)} are used.`;

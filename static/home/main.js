@@ -41,12 +41,14 @@ async function enter(me) {
   events?.close();
   try {
     await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
-    showImages();
   } catch (problem) {
     if (mine === turn) showLaunchError(problem.message);
   }
   if (mine !== turn) return;
+  // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
+  showImages();
+  $("images").hidden = false;
   joinIfStarting();
   events = listen({
     onVm: changed,
