@@ -43,6 +43,8 @@ function draw(operation) {
 }
 
 function show(document_) {
+  // All at once: what is there does not move.
+  $("rest").hidden = false;
   $("about").replaceChildren(...prose(document_.info.description));
   const sections = document_.tags.map(({ name, description }) => {
     const mine = operations(document_, name).map((operation) => ({ node: draw(operation), words: operation.words }));

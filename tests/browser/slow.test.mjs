@@ -64,10 +64,11 @@ test("on a slow network pages paint before the API answers and nothing jumps", a
   jumps.running = await load(page, "/", () => page.locator("#vm-open").waitFor());
   await page.setViewportSize({ width: 360, height: 740 });
   jumps.phone = await load(page, "/", () => page.locator("#vm-open").waitFor());
+  jumps.phoneDocs = await load(page, "/docs", () => page.locator("#groups h2").first().waitFor());
   await page.setViewportSize({ width: 1280, height: 800 });
   jumps.desktop = await load(page, `/novnc/?path=ws/${vm.http_port}`, () => state(page, "connected"));
   jumps.terminal = await load(page, `/terminal/?path=ws/${vm.http_port}/serial`, () => state(page, "connected"));
-  jumps.docs = await load(page, "/docs", () => page.locator("main h2").first().waitFor());
+  jumps.docs = await load(page, "/docs", () => page.locator("#groups h2").first().waitFor());
   jumps.admin = await load(page, "/admin/", () => page.locator("#wall li").waitFor());
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   for (const [name, all] of Object.entries(jumps)) assert.deepEqual(all, [], `${name} jumps while it loads`);
