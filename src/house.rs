@@ -6,7 +6,6 @@
 
 use crate::config::Config;
 use crate::db::Db;
-use crate::diary::Diary;
 use crate::metrics::Metrics;
 use crate::net::feed::Notify;
 use crate::net::relay::{End, Meter};
@@ -18,6 +17,7 @@ use crate::sampler::Sampler;
 use crate::store::{Claims, Layout};
 use crate::vm::apart::Apart;
 use crate::vm::cgroup::Groups;
+use crate::vm::diary::Diary;
 use crate::vm::host::Host;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;

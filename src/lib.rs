@@ -14,7 +14,6 @@
 pub mod cli;
 pub mod config;
 pub mod db;
-pub mod diary;
 pub mod house;
 pub mod log;
 pub mod metrics;

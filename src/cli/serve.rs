@@ -5,7 +5,6 @@
 
 use crate::config::{Config, Overrides, Tls};
 use crate::db::{Db, State};
-use crate::diary::Diary;
 use crate::house::House;
 use crate::metrics::Metrics;
 use crate::net::tls::{self, TlsSettings};
@@ -19,6 +18,7 @@ use crate::sys::signal::{self, Signal, SignalFd};
 use crate::sys::{rlimit, sockopt};
 use crate::vm::apart::{Apart, Users};
 use crate::vm::cgroup::Groups;
+use crate::vm::diary::Diary;
 use crate::vm::hypervisor::Hypervisor;
 use crate::vm::launch::Launches;
 use crate::vm::net_filter::NetFilter;

@@ -223,6 +223,11 @@ impl std::error::Error for ArgError {}
 pub(super) const INTERNET: &str = "user,id=n1";
 /// Names the disks in QMP: `disk0` is the one booted from.
 pub const DISK_NODE: &str = "disk";
+/// The guest's agent in QMP: what it speaks to, its port, the bus of that, and the name the guest knows it by.
+pub(super) const AGENT: &str = "agent";
+pub(super) const AGENT_PORT: &str = "agentport";
+pub(super) const PORTS: &str = "ports.0";
+pub(super) const AGENT_NAME: &str = "com.redhat.spice.0";
 
 /// `sun_path` has 108 bytes, the last one for the NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -352,6 +357,13 @@ fn devices(line: &mut Line, machine: &Machine<'_>) {
     // and costs an idle guest 3 % of a processor. Guests older than 2011 know only the latter and get the PS/2 mouse.
     line.option("-device", "qemu-xhci,id=usb").option("-device", "usb-tablet,bus=usb.0");
     line.option("-device", "virtio-rng-pci").option("-device", "pvpanic-pci");
+    // Where the guest has spice-vdagent, VNC's clipboard is its clipboard.
+    line.option("-chardev", format!("qemu-vdagent,id={AGENT},name=vdagent,clipboard=on,mouse=off"));
+    line.option("-device", "virtio-serial-pci,id=ports");
+    line.option(
+        "-device",
+        format!("virtserialport,bus={PORTS},nr=1,chardev={AGENT},name={AGENT_NAME},id={AGENT_PORT}"),
+    );
     let network = match machine.network {
         Network::None => return,
         Network::Restricted => "user,id=n1,restrict=on",
@@ -454,6 +466,8 @@ mod tests {
             -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control \
             -chardev socket,id=serial,path=serial.sock,server=on,wait=off -serial chardev:serial \
             -device qemu-xhci,id=usb -device usb-tablet,bus=usb.0 -device virtio-rng-pci -device pvpanic-pci \
+            -chardev qemu-vdagent,id=agent,name=vdagent,clipboard=on,mouse=off -device virtio-serial-pci,id=ports \
+            -device virtserialport,bus=ports.0,nr=1,chardev=agent,name=com.redhat.spice.0,id=agentport \
             -netdev user,id=n1,restrict=on -device virtio-net-pci,netdev=n1 -action panic=pause -msg timestamp=off \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
         assert_eq!(text(&machine()).join(" "), golden);

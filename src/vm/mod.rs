@@ -12,10 +12,12 @@
 
 pub mod accel;
 pub mod adopt;
+mod agent;
 pub mod apart;
 pub mod args;
 pub mod attach;
 pub mod cgroup;
+pub mod diary;
 pub mod disk_args;
 pub mod disks;
 pub mod host;

@@ -6,7 +6,7 @@
 use super::args::DISK_NODE;
 use super::disk_args;
 use super::process::Process;
-use super::{Job, Vm, disks};
+use super::{Job, Vm, agent, disks};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use jiff::Timestamp;
@@ -186,8 +186,17 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
     {
         object.insert("vmstate".into(), json!(format!("{DISK_NODE}0")));
     }
-    process.execute(command, Some(arguments)).await.map_err(refused)?;
-    end(cx, &process, &id, &under).await?;
+    if act != Act::Delete {
+        agent::unplug(cx, &process).await;
+    }
+    let outcome = match process.execute(command, Some(arguments)).await {
+        Ok(_) => end(cx, &process, &id, &under).await,
+        Err(e) => Err(refused(e)),
+    };
+    if act != Act::Delete {
+        agent::plug(cx, &process).await;
+    }
+    outcome?;
     log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "{command} {name}");
     list_live(cx, vm).await
 }
@@ -208,6 +217,10 @@ pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
     let Ok(jobs) = process.execute("query-jobs", None).await else { return };
     let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job.get("id").and_then(Value::as_str));
     let ours: Vec<String> = ids.filter(|id| id.starts_with(JOBS)).map(str::to_owned).collect();
+    if ours.is_empty() {
+        // It may have ended between the job's end and this.
+        agent::plug(cx, &process).await;
+    }
     for id in ours {
         let (cx, vm, process) = (Rc::clone(cx), Rc::clone(vm), Rc::clone(&process));
         let spawner = cx.spawner.clone();
@@ -218,6 +231,7 @@ pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
                 Ok(()) => log::info!(vmid:% = vm.vmid; "a snapshot job of the former server has ended"),
                 Err(e) => log::warn!(vmid:% = vm.vmid; "a snapshot job of the former server failed: {}", e.detail),
             }
+            agent::plug(&cx, &process).await;
         });
     }
 }

@@ -4,10 +4,10 @@
 //! through QEMU; the page says so and offers what helps. Events that tell of the VM's life become rows of `vm_events`, but a guest makes some of
 //! them as often as it likes: beyond [`EVENTS`] in [`PERIOD`] they are counted and dropped.
 
+use super::diary;
 use super::process::Process;
 use super::{Vm, watch};
 use crate::db::events::Event;
-use crate::diary;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
 use crate::proto::qmp::VmEvent;

@@ -11,10 +11,10 @@ pub mod vms;
 
 use super::Req;
 use crate::db::events::Event;
-use crate::diary;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
 use crate::proto::url::Query;
+use crate::vm::diary;
 use jiff::Timestamp;
 
 /// Longest text that is looked for.
