@@ -38,12 +38,12 @@ export async function until(what, look, seconds = 60) {
 const open = new Set();
 
 export class Server {
-  static async start(settings = "", limits = "", profile = "") {
+  static async start(settings = "", limits = "", profile = "", video = "std") {
     const server = new Server();
     server.folder = fs.mkdtempSync("/tmp/vmsw");
     fs.chmodSync(server.folder, 0o711);
     server.base = path.join(server.folder, "b");
-    Object.assign(server, { settings, limits, profile });
+    Object.assign(server, { settings, limits, profile, video });
     server.port = 0;
     await server.run();
     return server;
@@ -55,7 +55,7 @@ export class Server {
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
 [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\n${this.limits}
-[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${image}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
+[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${image}"\nvideo = "${this.video}"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";
     this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });
