@@ -149,3 +149,41 @@ fn the_stream_of_events_tells_a_vms_life_and_the_end_of_the_session() {
     wait_for("event: me");
     server.end();
 }
+
+/// Opens the stream of events, having heard `id` last; gives what reads it, event by event as id and data.
+fn events(server: &Server, token: &str, id: &str) -> impl Iterator<Item = (String, Value)> + use<> {
+    let mut socket = server.connect();
+    let head = format!("GET /events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n{id}\r\n");
+    socket.write_all(head.as_bytes()).expect("send");
+    let mut lines = BufReader::new(socket).lines().map(|line| line.expect("the stream goes on"));
+    std::iter::from_fn(move || {
+        let id = lines.find_map(|line| Some(line.strip_prefix("id: ")?.to_owned()))?;
+        let data = lines.find_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())?;
+        Some((id, data))
+    })
+}
+
+#[test]
+fn who_lost_the_stream_of_events_gets_what_he_missed_and_only_that() {
+    let server = Server::start();
+    let token = server.sign_up("listener");
+    let vm = server.launch(&token);
+    let (heard, now) = events(&server, &token, "").next().expect("the present state");
+    assert_eq!((&now["vmid"], &now["state"]), (&vm["vmid"], &json!("running")));
+    server.stop(&token, &vm);
+    let again = format!("Last-Event-ID: {heard}\r\n");
+    let mut missed = events(&server, &token, &again);
+    // Present would be: no VM. Missed is how it ended.
+    let (last, end) = missed.find(|(_, vm)| vm["state"] == "stopped").expect("the end");
+    assert_eq!((&end["vmid"], &end["exit"]), (&vm["vmid"], &json!("stopped by user")));
+    // Nothing was missed since: the next event is the next start.
+    let mut on_time = events(&server, &token, &format!("Last-Event-ID: {last}\r\n"));
+    let next = server.launch(&token);
+    assert_eq!(on_time.next().expect("a start").1["vmid"], next["vmid"]);
+    for unknown in ["", "x", "0-0", "000000000000-1", &format!("{heard}999")] {
+        let (_, now) = events(&server, &token, &format!("Last-Event-ID: {unknown}\r\n")).next().expect("an event");
+        assert_eq!(now["vmid"], next["vmid"], "{unknown}: the present state comes first");
+    }
+    server.stop(&token, &next);
+    server.end();
+}
