@@ -85,7 +85,7 @@ fn connections_are_kept_pipelined_and_bodies_come_in_every_form() {
     assert_eq!(stream.header("transfer-encoding"), Some("chunked"));
     let mut chunk = [0; 4];
     socket.read_exact(&mut chunk).expect("chunk");
-    assert_eq!(&chunk, b"16\r\n", "event: vm, data: null");
+    assert_eq!(&chunk, b"29\r\n", "id: twelve digits and -0, event: vm, data: null");
     server.end();
 }
 

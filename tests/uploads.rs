@@ -6,9 +6,10 @@ use common::{Answer, Server, SmallDisk, image, until};
 use ring::digest;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const PLAIN: &str = "tls = \"off\"\nstop_vms_on_exit = true";
 /// Each user starts his own upload.
@@ -259,7 +260,7 @@ fn tus_says_what_it_speaks_and_refuses_what_it_does_not() {
     assert_eq!(post(&[]), 400);
     assert_eq!(post(&[("Upload-Length", "-1")]), 400);
     assert_eq!(post(&[("Upload-Length", "20000000"), ("Upload-Metadata", "a ???")]), 400);
-    assert_eq!(post(&[("Upload-Length", "999999999999999")]), 507);
+    assert_eq!(post(&[("Upload-Length", "999999999999999")]), 413, "the quota is looked at first");
     let path = create(&server, &token, 20_000_000, "a.iso");
     let wrong_type =
         tus(&server, &token, "PATCH", &path, &[("Upload-Offset", "0"), ("Content-Type", "text/plain")], b"x");
@@ -569,5 +570,163 @@ fn a_form_of_unknown_length_is_cut_off_where_the_quota_ends() {
     let answer = Answer::parse(&answer);
     assert_eq!((answer.status, &answer.json["code"]), (413, &json!("quota_exceeded")), "{answer:?}");
     assert_no_leftovers(&server);
+    server.end();
+}
+
+/// A qcow2 image of so many GiB whose bytes are of this run alone.
+fn qcow2(folder: &Path, gb: u32, extra: &[&str]) -> Vec<u8> {
+    let path = folder.join(format!("{gb}.qcow2"));
+    let mut make = Command::new("qemu-img");
+    make.args(["create", "-q", "-f", "qcow2"]).args(extra).arg(&path).arg(format!("{gb}G"));
+    assert!(make.status().expect("qemu-img").success());
+    fs::read(path).expect("image")
+}
+
+#[test]
+fn an_image_that_disks_are_overlays_of_is_not_replaced_and_its_disks_are_no_smaller() {
+    let server = server("disk_quota_gb = 4");
+    let token = server.sign_up("layerer");
+    let folder = tempfile::tempdir().expect("folder");
+    let bring = |bytes: &[u8]| post_form(&server, &token, &form("base.qcow2", bytes, &field("format", "qcow2")));
+    let (first, second) = (qcow2(folder.path(), 3, &[]), qcow2(folder.path(), 1, &[]));
+    assert_eq!(bring(&first).status, 201);
+    let disk = |name: &str, size: Value| {
+        let body = json!({"name": name, "image": "base.qcow2", "size_gb": size});
+        server.call("POST", "/disks", &token, &body)
+    };
+    let small = disk("small", json!(2));
+    assert_eq!((small.status, &small.json["field"]), (422, &json!("size_gb")), "{small:?}");
+    let made = disk("work", Value::Null);
+    assert_eq!((made.status, &made.json["disk"]["size_gb"]), (201, &json!(3)), "{made:?}");
+    let more = disk("more", Value::Null);
+    assert_eq!((more.status, more.code()), (413, "quota_exceeded"), "three and three are more than four: {more:?}");
+    let refused = bring(&second);
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&first)));
+    assert_no_leftovers(&server);
+    assert_eq!(bring(&first).status, 409, "its bytes are not looked at");
+    // By tus too; what came is kept, and comes to its place when the disk is gone.
+    let metadata = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let metadata = format!("filename {},format {}", metadata("base.qcow2"), metadata("qcow2"));
+    let size = second.len().to_string();
+    let made =
+        tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
+    let path = made.header("location").expect("location").to_owned();
+    let refused = patch(&server, &token, &path, 0, &second, &[]);
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    assert_eq!(refused.header("tus-resumable"), Some("1.0.0"), "{refused:?}");
+    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
+    assert_eq!(offset(&server, &token, &path), second.len());
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&second)));
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn a_disk_image_that_names_another_file_is_refused_when_it_comes() {
+    let server = server("");
+    let token = server.sign_up("reader");
+    let folder = tempfile::tempdir().expect("folder");
+    for extra in [["-F", "raw", "-b", "/etc/passwd", "-u"].as_slice(), &["-o", "data_file=/dev/null,data_file_raw=on"]]
+    {
+        let image = if extra.contains(&"-b") {
+            qcow2(folder.path(), 1, extra)
+        } else {
+            // qemu-img would open the data file: the bit in the header is what counts.
+            let mut image = qcow2(folder.path(), 2, &[]);
+            image[79] |= 4;
+            image
+        };
+        let answer = post_form(&server, &token, &form("x.qcow2", &image, &field("format", "qcow2")));
+        assert_eq!((answer.status, answer.code()), (422, "bad_image"), "{extra:?}: {answer:?}");
+    }
+    assert!(isos(&server, &token).is_empty());
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn an_image_that_an_administrator_brings_for_all_is_seen_and_started_by_others() {
+    let server = server("");
+    let (admin, user) = (common::admin(&server), server.sign_up("pupil"));
+    let iso = fs::read(image()).expect("image");
+    let body = form("lesson.iso", &iso, &field("shared", "true"));
+    assert_eq!(post_form(&server, &user, &body).code(), "admin_only");
+    assert_eq!(post_form(&server, &admin, &body).status, 201);
+    let seen = isos(&server, &user);
+    assert_eq!((&seen[0]["name"], &seen[0]["shared"]), (&json!("lesson.iso"), &json!(true)), "{seen:?}");
+    let answer = server.call("POST", "/run-iso", &user, &json!({"iso_path": "lesson.iso"}));
+    assert_eq!(answer.status, 200, "{answer:?}\n{}", server.said());
+    server.serial(&answer.json["vm"]).wait_for("tiny: up");
+    assert_eq!(server.call("DELETE", "/isos/lesson.iso", &user, &Value::Null).status, 404);
+    assert_eq!(server.call("DELETE", "/isos/lesson.iso", &admin, &Value::Null).code(), "image_in_use");
+    server.stop(&user, &answer.json["vm"]);
+    assert_eq!(server.call("DELETE", "/isos/lesson.iso", &admin, &Value::Null).status, 204);
+    server.end();
+}
+
+#[test]
+fn a_form_whose_server_was_killed_leaves_nothing_and_its_removal_is_told() {
+    let mut server = server("");
+    let token = server.sign_up("unlucky");
+    let mut socket = server.connect();
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: multipart/form-data; boundary=XX\r\nContent-Length: 50000000\r\n\r\n"
+    );
+    let begin = form("half.iso", &vec![7; 4 << 20], "");
+    socket.write_all(head.as_bytes()).expect("head");
+    socket.write_all(&begin[..4 << 20]).expect("some of it");
+    until("some of it is stored", || {
+        leftovers(&server).iter().any(|file| fs::metadata(file).is_ok_and(|f| f.len() > 1 << 20)).then_some(())
+    });
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    server.wait_for_log("form of a former server");
+    assert_no_leftovers(&server);
+    server.end();
+}
+
+/// What the server asked of the system while `act` was done, in order. Takes the right to trace, as root has it.
+fn traced(server: &Server, act: impl FnOnce()) -> Vec<String> {
+    let file = server.base().join("trace");
+    let calls = "trace=fsync,fdatasync,link,linkat,rename,renameat,renameat2,write,writev,sendto,sendmsg";
+    let pid = server.pid().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-s", "64", "-e", calls, "-p", &pid, "-o"]).arg(&file);
+    let mut strace = strace.stderr(std::process::Stdio::piped()).spawn().expect("strace: tests/run installs it");
+    let mut said = BufReader::new(strace.stderr.take().expect("piped")).lines();
+    let first = said.next().expect("a word").expect("a line");
+    assert!(first.contains("attached"), "{first}");
+    act();
+    assert!(Command::new("kill").args(["-INT", &strace.id().to_string()]).status().expect("kill").success());
+    strace.wait().expect("strace");
+    fs::read_to_string(file).expect("trace").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_a_client_is_told_is_on_the_disk_before() {
+    let server = server("");
+    let token = server.sign_up("careful");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let half = iso.len() / 2;
+    let staged = path.rsplit('/').next().expect("id").to_owned();
+    let calls = traced(&server, || assert_eq!(patch(&server, &token, &path, 0, &iso[..half], &[]).status, 204));
+    let at = |calls: &[String], what: &[&str]| {
+        let found = calls.iter().position(|call| what.iter().all(|part| call.contains(part)));
+        found.unwrap_or_else(|| panic!("no {what:?} in\n{}", calls.join("\n")))
+    };
+    assert!(
+        at(&calls, &["fsync(", &staged]) < at(&calls, &["HTTP/1.1 204"]),
+        "an offset was told before it was on the disk"
+    );
+    let calls = traced(&server, || assert_eq!(patch(&server, &token, &path, half, &iso[half..], &[]).status, 204));
+    let told = at(&calls, &["HTTP/1.1 204"]);
+    let (file, named) = (at(&calls, &["fsync(", &staged]), at(&calls, &["rename", "/images/tiny.iso\""]));
+    let folder =
+        calls.iter().rposition(|call| call.contains("fsync(") && call.contains("/images>")).expect("the folder");
+    assert!(file < named && named < folder && folder < told, "{file} {named} {folder} {told}\n{}", calls.join("\n"));
     server.end();
 }

@@ -29,8 +29,10 @@ use std::time::{Duration, Instant};
 const LINGER_BYTES: usize = 1024 * 1024;
 /// Time given to the peer to read an error.
 const LINGER: Duration = Duration::from_secs(3);
-/// Time for what is left of a large body after its answer: browsers read no answer before they have sent everything.
+/// Time between bytes of what is left of a large body after its answer, and for all of it: browsers read no answer before they have sent
+/// everything, and 4 GB over a slow line take a while.
 const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN_MOST: Duration = Duration::from_secs(3 * 3600);
 /// Input taken in one turn.
 const QUANTUM: usize = 256 * 1024;
 
@@ -503,9 +505,19 @@ impl Conn {
             *until = now + *time;
             self.stream.finish();
         }
+        let mut budget = QUANTUM;
         while *left > 0 {
+            if budget == 0 {
+                return Outcome::More;
+            }
             match self.stream.receive(scratch) {
-                Received::Bytes(bytes) => *left = left.saturating_sub(bytes.len()),
+                Received::Bytes(bytes) => {
+                    *left = left.saturating_sub(bytes.len());
+                    budget = budget.saturating_sub(bytes.len());
+                    if *time == DRAIN && now < self.idle_since + DRAIN_MOST {
+                        *until = now + DRAIN;
+                    }
+                }
                 Received::Blocked => return Outcome::Idle,
                 Received::End | Received::NotTls | Received::Broken(_) => return Outcome::Closed,
             }

@@ -72,17 +72,17 @@ fn backing(info: &qcow2::Qcow2Info) -> Option<PathBuf> {
     info.backing.as_ref().map(|path| PathBuf::from(String::from_utf8_lossy(path).into_owned()))
 }
 
-/// `USER/DISK` of a kept disk that is an overlay of `image`, if there is one.
+/// A disk that is an overlay of `image`, if there is one: the name of a kept one, or `None` in it for one of a VM that runs.
 #[must_use]
-pub fn overlay_of(layout: &Layout, image: &Path) -> Option<String> {
-    let users = std::fs::read_dir(layout.base().join("users")).ok()?;
-    for user in users.flatten() {
-        let uid = user.file_name().to_string_lossy().into_owned();
-        let folder = layout.disks(&uid);
-        for (file, _) in files(&folder) {
+pub fn overlay_of(layout: &Layout, image: &Path) -> Option<Option<String>> {
+    let inside = |folder: &str| std::fs::read_dir(layout.base().join(folder)).into_iter().flatten().flatten();
+    let kept = inside("users").map(|user| (layout.disks(&user.file_name().to_string_lossy()), true));
+    let running = inside("runs").map(|run| (run.path(), false));
+    for (folder, is_kept) in kept.chain(running) {
+        for (file, _) in files(&folder).into_iter().filter(|(file, _)| file.ends_with(ENDING)) {
             let base = header(&folder.join(&file)).as_ref().and_then(backing);
             if base.is_some_and(|base| super::images::is_same(&base, image)) {
-                return Some(file.strip_suffix(ENDING).unwrap_or(&file).to_owned());
+                return Some(is_kept.then(|| file.strip_suffix(ENDING).unwrap_or(&file).to_owned()));
             }
         }
     }

@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// Whose claim the shared library is; no user has this id.
+pub const SHARED: &str = "(shared)";
 /// Ending of the file that holds an image's SHA-256.
 const HASH_ENDING: &str = ".sha256";
 /// Bytes of an image to look at.
@@ -68,20 +70,22 @@ pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
     }
 }
 
-/// Brings a whole, synced file to its place. Whoever looks sees the old image or the new one.
+/// Brings a whole, synced file to its place, and leaves it where it was too: done again, it is as if it was done once, so that whoever began it may
+/// go on after a crash at any point. Whoever looks sees the old image or the new one.
 ///
 /// # Errors
-/// The system's; then the file is where it was, or in its place already.
+/// The system's; then the file is where it was.
 pub fn place(staged: &Path, folder: &Path, name: &str, sha256: &str, default: Option<&Path>) -> io::Result<()> {
     make_folder(folder)?;
     let target = folder.join(name);
     let hash = folder.join(format!("{name}{HASH_ENDING}"));
-    remove(&hash)?;
-    std::fs::rename(staged, &target)?;
     let half = folder.join(format!(".{name}{HASH_ENDING}"));
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
     writeln!(file, "{sha256}  {name}")?;
     file.sync_all()?;
+    // Never another image's.
+    remove(&hash)?;
+    also_name(staged, &target)?;
     std::fs::rename(&half, &hash)?;
     sync_folder(folder)?;
     match default {
@@ -200,8 +204,11 @@ mod tests {
         let bring = |bytes: &[u8], name: &str| {
             let staged = base.path().join("staged");
             std::fs::write(&staged, bytes).unwrap();
-            place(&staged, &folder, name, &"ab".repeat(32), Some(&default)).unwrap();
-            assert!(!staged.exists());
+            for _ in 0..2 {
+                place(&staged, &folder, name, &"ab".repeat(32), Some(&default)).unwrap();
+            }
+            // What follows is another file.
+            std::fs::remove_file(&staged).unwrap();
         };
         bring(b"one", "a.iso");
         bring(b"two!", "a.iso");

@@ -1,6 +1,8 @@
 //! Names of images, disks and snapshots: they become parts of paths and of QEMU's options, so their alphabet is strict.
 
 use crate::proto::problem::Problem;
+use data_encoding::HEXLOWER;
+use ring::digest;
 use std::fmt;
 
 /// Longest name, in bytes.
@@ -66,9 +68,15 @@ pub fn image_name(given: &str, format: Format) -> String {
     });
     let plain: String = stem.chars().map(|c| if u8::try_from(c).is_ok_and(is_plain) { c } else { '-' }).collect();
     let plain = plain.trim_start_matches(['.', '-', '+', '_']).trim_end_matches(['.', '-']);
-    let plain = plain.get(..NAME_MAX - 8).unwrap_or(plain);
+    let plain = plain.get(..NAME_MAX - 16).unwrap_or(plain);
     let plain = if plain.is_empty() { "image" } else { plain };
-    format!("{plain}.{format}")
+    if stem.is_ascii() {
+        return format!("{plain}.{format}");
+    }
+    // What the alphabet lacks must not make two names one.
+    let mark = digest::digest(&digest::SHA256, stem.as_bytes());
+    let mark = HEXLOWER.encode(mark.as_ref().get(..3).unwrap_or_default());
+    format!("{plain}-{mark}.{format}")
 }
 
 /// The name of an image that should be there.
@@ -108,7 +116,7 @@ mod tests {
             ("disk.img", Format::Raw, "disk.raw"),
             ("evil.qcow2", Format::Iso, "evil.iso"),
             ("a,b=c\n.iso", Format::Iso, "a-b-c.iso"),
-            ("\u{fc}bung.iso", Format::Iso, "bung.iso"),
+            ("\u{fc}bung.iso", Format::Iso, "bung-e2001a.iso"),
             ("...", Format::Iso, "image.iso"),
             ("v1.2", Format::Qcow2, "v1.2.qcow2"),
         ] {
@@ -117,6 +125,7 @@ mod tests {
             assert!(known_image(name).is_ok());
         }
         assert!(image_name(&"x".repeat(500), Format::Iso).len() <= NAME_MAX);
+        assert_ne!(image_name("\u{65e5}\u{672c}.iso", Format::Iso), image_name("\u{4e2d}\u{56fd}.iso", Format::Iso));
     }
 
     #[test]

@@ -153,6 +153,31 @@ impl Stage {
         self.sync()
     }
 
+    /// Waits until this piece is on the disk, and takes it back when it is not: the system tells such an error once, so a later sync
+    /// would not know of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let synced = self.sync();
+        if synced.is_err() {
+            self.cut(self.began_at);
+        }
+        synced
+    }
+
+    /// Forgets all that came.
+    pub fn restart(&mut self) {
+        self.cut(0);
+    }
+
+    fn cut(&mut self, length: u64) {
+        if let Err(e) = self.file.set_len(length) {
+            log::error!("{}: what could not be stored cannot be cut off: {e}", self.path.display());
+        }
+        (self.length, self.sha256, self.piece) = (length, None, None);
+    }
+
     /// Waits until all of it is on the disk.
     ///
     /// # Errors
@@ -230,6 +255,16 @@ mod tests {
         stage.write(b"ab").unwrap();
         assert!(matches!(stage.write(b"cd"), Err(StageError::TooLong)));
         assert_eq!(std::fs::read(stage.path()).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn a_piece_that_cannot_be_synced_counts_for_nothing() {
+        // A file that takes everything and can never be synced.
+        let mut stage = Stage::resume(Path::new("/dev/null"), 9, None, None).unwrap();
+        stage.write(b"abc").unwrap();
+        assert_eq!(stage.length(), 3);
+        stage.settle().unwrap_err();
+        assert_eq!((stage.length(), stage.progress().is_none()), (0, true));
     }
 
     #[test]

@@ -27,18 +27,27 @@ pub async fn qemu_img(
     tool::run(cx, args).await
 }
 
+/// 507 when the folder of `path` has no room for so many bytes beside what the operator wants to keep free.
+///
+/// # Errors
+/// 507.
+pub async fn room(cx: &Cx, path: &Path, bytes: u64) -> Result<(), Problem> {
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    let needed = (cx.config.limits.disk_reserve_mb << 20) + bytes;
+    let free =
+        cx.disk(move || store::make_folder(&folder).and_then(|()| crate::sys::statvfs::free_bytes(&folder))).await?;
+    if free.map_err(|e| no_space(&e.to_string()))? < needed {
+        return Err(no_space("less is free than the operator wants to keep"));
+    }
+    Ok(())
+}
+
 /// Makes a disk where none is; half of one is removed.
 ///
 /// # Errors
 /// 507.
 pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
-    let (folder, keep) =
-        (path.parent().map(Path::to_owned).unwrap_or_default(), cx.config.limits.disk_reserve_mb << 20);
-    let free =
-        cx.disk(move || store::make_folder(&folder).and_then(|()| crate::sys::statvfs::free_bytes(&folder))).await?;
-    if free.map_err(|e| no_space(&e.to_string()))? < keep {
-        return Err(no_space("less is free than the operator wants to keep"));
-    }
+    room(cx, path, 0).await?;
     let made = qemu_img(cx, |program| disk_args::qemu_img_create(program, path, new)).await;
     if made.is_err() {
         let path = path.to_owned();
@@ -62,8 +71,9 @@ fn no_space(why: &str) -> Problem {
 pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Result<(), Problem> {
     let (layout, owner, but) = (cx.layout.clone(), uid.to_owned(), but.map(str::to_owned));
     let there = cx.disk(move || disks::list(&layout, &owner)).await?;
-    let used: u64 =
-        there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(|disk| disk.size.div_ceil(1 << 30)).sum();
+    // A disk with snapshots may take more than the guest sees.
+    let takes = |disk: &disks::Listed| disk.size.max(disk.used).div_ceil(1 << 30);
+    let used: u64 = there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(takes).sum();
     let quota = quota_gb(cx, uid).await?;
     if used + u64::from(gb) <= quota {
         return Ok(());

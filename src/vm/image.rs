@@ -107,7 +107,8 @@ fn kept_size(path: &Path, name: &str) -> Result<Option<u32>, Problem> {
 }
 
 /// Size in GiB of an image as the guest sees it.
-fn size_gb(path: &Path, format: &str) -> u32 {
+#[must_use]
+pub fn size_gb(path: &Path, format: &str) -> u32 {
     let bytes = match format {
         "qcow2" => disks::header(path).map_or(0, |info| info.size),
         _ => path.metadata().map_or(0, |about| about.len()),

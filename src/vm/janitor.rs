@@ -37,11 +37,20 @@ pub fn begin(cx: &Cx) {
 
 async fn forms_of_a_former_server(cx: &Cx) -> Result<(), Problem> {
     // Only rows that are older than this story: a form may be on its way by now.
-    let rows = cx.db(uploads::all(&cx.db)).await?;
+    let (done, rows): (Vec<_>, Vec<_>) = cx.db(uploads::all(&cx.db)).await?.into_iter().partition(|row| row.done);
+    // The image is in its place; only the file's first name may be left.
+    for row in done {
+        let path = cx.layout.uploads(&row.user_id).join(&row.id);
+        if let Ok(Err(e)) = cx.disk(move || crate::store::remove(&path)).await {
+            log::warn!("janitor: the first name of an uploaded image stays for now: {e}");
+        }
+    }
     for row in rows.into_iter().filter(|row| !row.resumable && !cx.uploads.is_form(&row.id)) {
         let path = cx.layout.uploads(&row.user_id).join(&row.id);
         let leftover = Leftover { path, bytes: 0, why: "form of a former server", upload: Some(row.id) };
-        remove(cx, leftover).await?;
+        if let Err(problem) = remove(cx, leftover).await {
+            log::warn!("janitor: {}", problem.detail);
+        }
     }
     Ok(())
 }
@@ -50,8 +59,11 @@ async fn forms_of_a_former_server(cx: &Cx) -> Result<(), Problem> {
 async fn clean(cx: &Cx) -> Result<(), Problem> {
     // Files first, then rows: what comes in between has a row.
     let rows = cx.db(vms::live_all(&cx.db)).await?;
+    let mut coming = cx.db(uploads::all(&cx.db)).await?;
+    // One piece may take longer than the whole upload may rest.
+    coming.iter_mut().filter(|row| cx.uploads.is_busy(&row.id)).for_each(|row| row.expires_at = Timestamp::MAX);
     let named = Named {
-        uploads: cx.db(uploads::all(&cx.db)).await?,
+        uploads: coming,
         live: rows.into_iter().map(|row| row.vmid).chain(cx.vms.all().iter().map(|vm| vm.vmid.to_string())).collect(),
     };
     let (layout, age) = (cx.layout.clone(), Duration::from_secs(u64::from(cx.config.limits.leftover_hours) * 3600));
@@ -59,7 +71,10 @@ async fn clean(cx: &Cx) -> Result<(), Problem> {
     let age = age.max(Duration::from_secs(60));
     let found = cx.disk(move || janitor::find(&layout, &named, Timestamp::now(), age)).await?;
     for leftover in found {
-        remove(cx, leftover).await?;
+        // One that cannot be removed does not keep the others.
+        if let Err(problem) = remove(cx, leftover).await {
+            log::warn!("janitor: {}", problem.detail);
+        }
     }
     Ok(())
 }

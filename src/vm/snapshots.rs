@@ -178,6 +178,10 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
     let under = Under::begin(cx, vm, act, name)?;
     let (disks, image) = nodes(cx, &process).await?;
     may(cx, act, name, &parse(&image))?;
+    if act == Act::Save {
+        let memory = u64::from(vm.row.borrow().memory_mb) << 20;
+        disks::room(cx, &cx.layout.base().join(name), memory).await?;
+    }
     let id = format!("{JOBS}{}", crate::random::hex_id());
     let (_, command, _) = act.words();
     let mut arguments = json!({ "job-id": id, "tag": name, "devices": disks });

@@ -98,12 +98,19 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
                 Format::Iso => {
                     Err(Problem::unprocessable("image", "is a CD; a disk is made from a qcow2 or raw image"))
                 }
-                Format::Qcow2 => Ok(Some((found.path, "qcow2"))),
-                Format::Raw => Ok(Some((found.path, "raw"))),
+                format => {
+                    let format = if format == Format::Raw { "raw" } else { "qcow2" };
+                    let least = image::size_gb(&found.path, format);
+                    Ok(Some((found.path, format, least)))
+                }
             }
         })
         .await??;
-    work::check_quota(&cx, &uid, gb.unwrap_or(1), None).await?;
+    let (base, least) = base.map_or((None, 1), |(path, format, least)| (Some((path, format)), least));
+    if gb.is_some_and(|gb| gb < least) {
+        return Err(Problem::unprocessable("size_gb", format!("must be at least the image's {least} GiB")));
+    }
+    work::check_quota(&cx, &uid, gb.unwrap_or(least), None).await?;
     work::make(&cx, &path, &NewDisk { gb, base }).await?;
     let made = one(&cx, &uid, &name).await?;
     super::auth::audit(&cx, &req, &caller.user, "create disk", &name).await;

@@ -3,14 +3,16 @@
 use super::Req;
 use super::session::subject;
 use crate::config::Profile;
+use crate::db::vms;
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use crate::store::images::{self, Listed};
+use crate::store::names::Format;
 use crate::store::{disks, names};
 use crate::vm::image;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,15 +21,15 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let uid = subject(&req)?;
     let name = req.query()?.get("profile").unwrap_or("custom").to_owned();
     let running = cx.vms.of_user(&uid).map(|vm| vm.row.borrow().iso.clone());
-    let (config, layout) = (Arc::clone(&cx.config), cx.layout.clone());
+    let (config, layout, user) = (Arc::clone(&cx.config), cx.layout.clone(), uid.clone());
     let (found, used) = cx
         .disk(move || {
             let profiles: Vec<&Profile> = config.profiles.values().collect();
-            (images::list(&layout, config.profiles.get(&name), &uid), images::used(&layout, &profiles, &uid))
+            (images::list(&layout, config.profiles.get(&name), &user), images::used(&layout, &profiles, &user))
         })
         .await?;
     let isos: Vec<Value> = found.iter().map(|image| one(image, running.as_deref())).collect();
-    let limit = crate::vm::disks::quota_bytes(&cx, &req.caller()?.user.id).await?;
+    let limit = crate::vm::disks::quota_bytes(&cx, &uid).await?;
     let quota = json!({ "used": used, "limit": limit, "left": limit.saturating_sub(used) });
     Ok(Response::json(200, &json!({ "isos": isos, "quota": quota })))
 }
@@ -58,6 +60,7 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(not_found(&shown));
     }
     let folder = if is_own { own } else { cx.layout.images(None) };
+    let _library = if is_own { None } else { Some(cx.claims.of(images::SHARED).await) };
     in_use(&cx, folder.join(&name)).await?;
     let defaults: Vec<PathBuf> =
         cx.config.profiles.values().filter_map(|profile| images::default_place(profile, &uid)).collect();
@@ -77,15 +80,23 @@ fn not_found(name: &str) -> Problem {
     Problem::not_found("iso_not_found", format!("You have no image {name}."))
 }
 
-/// 409 when a live VM was started from this file, or a kept disk is an overlay of it.
+/// 409 when `new` must not come in the place of the image that is there: disks, kept or of live VMs, may be overlays of that. A CD that was
+/// opened stays what it is.
+///
+/// # Errors
+/// 409, 503.
+pub(super) async fn replaceable(cx: &Cx, new: &Path, file: &Path) -> Result<(), Problem> {
+    let (new, there) = (new.to_owned(), file.to_owned());
+    let is_cd = Format::of(&file.to_string_lossy()) == Format::Iso;
+    let is_other = cx.disk(move || there.exists() && !images::is_same(&new, &there)).await?;
+    if is_cd || !is_other { Ok(()) } else { in_use(cx, file.to_owned()).await }
+}
+
+/// 409 when a live VM was started from this file, or a disk is an overlay of it.
 async fn in_use(cx: &Cx, file: PathBuf) -> Result<(), Problem> {
-    let live: Vec<(String, String, String)> = cx
-        .vms
-        .all()
-        .iter()
-        .map(|vm| vm.row.borrow())
-        .map(|row| (row.user_id.clone(), row.profile.clone(), row.iso.clone()))
-        .collect();
+    // As rows: one that is starting is not on the table yet.
+    let rows = cx.db(vms::live_all(&cx.db)).await?;
+    let live: Vec<(String, String, String)> = rows.into_iter().map(|row| (row.user_id, row.profile, row.iso)).collect();
     let (config, layout) = (Arc::clone(&cx.config), cx.layout.clone());
     let by = cx.disk(move || {
         let started = live.iter().any(|(uid, profile, iso)| {
@@ -94,10 +105,12 @@ async fn in_use(cx: &Cx, file: PathBuf) -> Result<(), Problem> {
                 .get(profile)
                 .is_some_and(|profile| image::is_started_from(&config, profile, uid, iso, &file))
         });
+        let running = || "a running VM: stop it first".to_owned();
         if started {
-            return Some("a running VM: stop it first".to_owned());
+            return Some(running());
         }
-        disks::overlay_of(&layout, &file).map(|disk| format!("the disk {disk}: remove that first"))
+        let overlay = disks::overlay_of(&layout, &file)?;
+        Some(overlay.map_or_else(running, |disk| format!("the disk {disk}: remove that first")))
     });
     match by.await? {
         None => Ok(()),

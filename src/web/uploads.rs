@@ -74,6 +74,12 @@ impl Uploads {
         self.busy.borrow().len() + self.forms.borrow().len()
     }
 
+    /// True while somebody works on the upload of this id.
+    #[must_use]
+    pub fn is_busy(&self, id: &str) -> bool {
+        self.busy.borrow().contains_key(id) || self.is_form(id)
+    }
+
     /// True while a form with this id is being taken.
     #[must_use]
     pub fn is_form(&self, id: &str) -> bool {
@@ -197,6 +203,9 @@ async fn reserve(
             (images::used(&layout, &profiles, &uid), crate::sys::statvfs::free_bytes(layout.base()))
         })
         .await?;
+    if !open_end && size > quota.saturating_sub(used) {
+        return Err(over_quota(quota.saturating_sub(used)));
+    }
     let keep = cx.config.limits.disk_reserve_mb << 20;
     let free = free.map_or(0, |free| free.saturating_sub(keep));
     if size > free && !open_end || free == 0 {
@@ -289,7 +298,9 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
     };
     let owner = (!row.shared).then_some(row.user_id.as_str());
     let (folder, name, hash) = (cx.layout.images(owner), row.name.clone(), sha256.clone());
-    let _claim = cx.claims.of(&row.user_id).await;
+    // What everybody shares is changed by one at a time, whoever it is.
+    let _claim = cx.claims.of(if row.shared { images::SHARED } else { &row.user_id }).await;
+    super::isos::replaceable(cx, stage.path(), &folder.join(&name)).await?;
     cx.store(move || images::place(stage.path(), &folder, &name, &hash, default.as_deref()))
         .await?
         .map_err(|e| stored(&e))?;

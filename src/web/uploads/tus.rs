@@ -30,11 +30,15 @@ pub async fn options(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
 
 /// `POST /uploads`: makes an upload, and takes its first bytes where they come with it.
 pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    spoken(create_it(cx, req).await)
+}
+
+async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("upload-length").is_none() && header("upload-defer-length").is_some() {
         let detail = "This server needs Upload-Length: the size of the whole file.";
-        return Err(with_version(Problem::bad_request("length_needed", detail)));
+        return Err(Problem::bad_request("length_needed", detail));
     }
     let size = tus::number("Upload-Length", header("upload-length"))?;
     let text = header("upload-metadata").unwrap_or_default().to_owned();
@@ -56,7 +60,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             match take(&cx, &req, &work, &row, (incoming, checksum), 0).await {
                 Ok(offset) => offset,
                 // All of it came, and it is no image: there is nothing to go on with.
-                Err(problem) if problem.status == 422 => return Err(with_version(problem)),
+                Err(problem) if problem.status == 422 => return Err(problem),
                 // What else went wrong with the first bytes is told when the client goes on.
                 Err(_) => 0,
             }
@@ -70,11 +74,15 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         }
         None => 0,
     };
-    Ok(answer.with("upload-offset", offset.to_string()).with("tus-resumable", tus::VERSION))
+    Ok(answer.with("upload-offset", offset.to_string()))
 }
 
 /// `HEAD /uploads/{id}`: how far it is, on the disk.
 pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    spoken(status_it(cx, req).await)
+}
+
+async fn status_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let work = Work::on(&cx, &row.id).await;
@@ -86,8 +94,7 @@ pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         .with("upload-offset", offset.to_string())
         .with("upload-length", row.size.to_string())
         .with("upload-expires", expires(&row))
-        .with("cache-control", "no-store")
-        .with("tus-resumable", tus::VERSION);
+        .with("cache-control", "no-store");
     if !row.metadata.is_empty() {
         answer = answer.with("upload-metadata", row.metadata);
     }
@@ -103,7 +110,11 @@ async fn far(cx: &Cx, req: &Req, row: &UploadRow) -> Result<u64, Problem> {
     let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
     let synced = cx.store(move || {
         let mut stage = Stage::resume(&path, size, verified, None)?;
-        stage.sync()?;
+        // What is not known to be on the disk is sent again.
+        if let Err(e) = stage.sync() {
+            stage.restart();
+            return Err(e);
+        }
         Ok(stage)
     });
     let stage = synced.await?.map_err(|e: std::io::Error| missing(&e))?;
@@ -116,6 +127,10 @@ async fn far(cx: &Cx, req: &Req, row: &UploadRow) -> Result<u64, Problem> {
 
 /// `PATCH /uploads/{id}`: the next bytes.
 pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    spoken(append_it(cx, req).await)
+}
+
+async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("content-type") != Some(PIECE) {
@@ -127,10 +142,7 @@ pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let work = Work::on(&cx, &row.id).await;
     let row = find(&cx, &req).await?;
     let done = |offset: u64, row: &UploadRow| {
-        Response::empty(204)
-            .with("upload-offset", offset.to_string())
-            .with("upload-expires", expires(row))
-            .with("tus-resumable", tus::VERSION)
+        Response::empty(204).with("upload-offset", offset.to_string()).with("upload-expires", expires(row))
     };
     let Some(incoming) = &req.incoming else {
         let at = far(&cx, &req, &row).await?;
@@ -145,12 +157,16 @@ pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// `DELETE /uploads/{id}`.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    spoken(remove_it(cx, req).await)
+}
+
+async fn remove_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let _work = Work::on(&cx, &row.id).await;
     discard(&cx, &row).await;
     crate::web::auth::audit(&cx, &req, &req.caller()?.user, "throw upload away", &row.name).await;
-    Ok(Response::empty(204).with("tus-resumable", tus::VERSION))
+    Ok(Response::empty(204))
 }
 
 /// Takes bytes from `from` on, and brings the image to its place when they were the last. Returns the new offset.
@@ -226,7 +242,7 @@ async fn settle(
             (Some(wanted), Some(got)) => *wanted != got || came.is_err(),
             _ => false,
         };
-        let synced = if wrong { stage.forget_piece() } else { stage.sync() };
+        let synced = if wrong { stage.forget_piece() } else { stage.settle() };
         let outcome = match synced {
             Err(e) => Err(stored(&e)),
             Ok(()) if wrong && came.is_ok() => {
@@ -249,22 +265,34 @@ fn keep(cx: &Cx, row: &UploadRow, stage: &Stage) {
     }
 }
 
-/// The image is in its place whatever the database says; a row that does not know it is mended when the database is back.
+/// The image is in its place whatever the database says; a row that does not know it is mended when the database is back. Only then the
+/// file's first name goes: as long as the row says that it is on its way, it may be finished once more.
 async fn mark_done(cx: &Cx, row: &UploadRow) {
+    let path = staged(cx, row);
     if cx.db(uploads::done(&cx.db, row.id.clone())).await.is_ok() {
+        forget(cx, path).await;
         return;
     }
     let (story, id) = (Rc::clone(cx), row.id.clone());
     cx.spawner.spawn("upload done", async move {
-        while !story.stopping.get() && story.db(uploads::done(&story.db, id.clone())).await.is_err() {
+        while story.db(uploads::done(&story.db, id.clone())).await.is_err() {
+            if story.stopping.get() {
+                return;
+            }
             story.clock.sleep(std::time::Duration::from_secs(1)).await;
         }
+        forget(&story, path).await;
     });
 }
 
+async fn forget(cx: &Cx, path: std::path::PathBuf) {
+    if let Ok(Err(e)) = cx.store(move || crate::store::remove(&path)).await {
+        log::error!("the first name of an uploaded image cannot be removed: {e}");
+    }
+}
+
 async fn find(cx: &Cx, req: &Req) -> Result<UploadRow, Problem> {
-    let none =
-        || with_version(Problem::not_found("upload_not_found", "There is no such upload (any more). Begin a new one."));
+    let none = || Problem::not_found("upload_not_found", "There is no such upload (any more). Begin a new one.");
     let id = req.param(0).to_owned();
     if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(none());
@@ -276,7 +304,7 @@ async fn find(cx: &Cx, req: &Req) -> Result<UploadRow, Problem> {
     let row = cx.db(uploads::find(&cx.db, id, user)).await?.filter(|row| row.resumable).ok_or_else(none)?;
     if row.expires_at <= jiff::Timestamp::now() {
         let detail = "This upload was not gone on with in time and is thrown away. Begin a new one.";
-        return Err(with_version(Problem::new(410, "upload_expired", detail)));
+        return Err(Problem::new(410, "upload_expired", detail));
     }
     Ok(row)
 }
@@ -290,26 +318,24 @@ fn speaks(head: &Head) -> Result<(), Problem> {
     Err(Problem::new(412, "tus_version", detail).with("tus-version", tus::VERSION))
 }
 
-fn with_version(problem: Problem) -> Problem {
-    problem.with("tus-resumable", tus::VERSION)
+/// Each answer says which version is spoken.
+fn spoken(answer: Result<Response, Problem>) -> Result<Response, Problem> {
+    let (name, version) = ("tus-resumable", tus::VERSION);
+    answer.map(|response| response.with(name, version)).map_err(|problem| problem.with(name, version))
 }
 
 fn not_a_piece() -> Problem {
-    with_version(Problem::new(415, "piece_expected", format!("Send the bytes with Content-Type: {PIECE}.")))
+    Problem::new(415, "piece_expected", format!("Send the bytes with Content-Type: {PIECE}."))
 }
 
 fn elsewhere(offset: u64) -> Problem {
     let detail = format!("The upload has {offset} bytes; send what comes next.");
-    with_version(Problem::conflict("offset_mismatch", detail)).with("upload-offset", offset.to_string())
+    Problem::conflict("offset_mismatch", detail).with("upload-offset", offset.to_string())
 }
 
 fn missing(e: &std::io::Error) -> Problem {
     if e.kind() == std::io::ErrorKind::NotFound {
-        return with_version(Problem::new(
-            410,
-            "upload_gone",
-            "What had come of this upload is gone. Begin a new one.",
-        ));
+        return Problem::new(410, "upload_gone", "What had come of this upload is gone. Begin a new one.");
     }
     stored(e)
 }
