@@ -373,3 +373,26 @@ fn a_snapshot_that_fails_says_why_and_the_vm_goes_on() {
     drop(disk);
     server.end();
 }
+
+#[test]
+fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_bound() {
+    let server = Server::with(PLAIN, "snapshots_per_disk = 1", "");
+    let token = server.sign_up("installer");
+    let order = |vm: &Value| {
+        let line = fs::read(format!("/proc/{}/cmdline", vm["pid"])).expect("qemu");
+        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let at = words.iter().position(|word| word == "-boot").expect("an order");
+        words[at + 1].to_string()
+    };
+    let first = run(&server, &token, &json!({"iso_path": image(), "disk": "work", "data_disk_gb": 1}));
+    assert_eq!(order(&first), "order=dc");
+    let snapshot = |name: &str| snapshots(&server, &token, &first, "POST", "", &json!({"name": name}));
+    assert_eq!(snapshot("one").status, 201);
+    let second = snapshot("two");
+    assert_eq!((second.status, second.code()), (409, "too_many_snapshots"), "{second:?}");
+    server.stop(&token, &first);
+    let later = run(&server, &token, &json!({"disk": "work"}));
+    assert_eq!(order(&later), "order=cd");
+    server.stop(&token, &later);
+    server.end();
+}

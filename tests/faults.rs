@@ -247,6 +247,25 @@ fn a_qemu_that_is_silent_when_it_is_taken_over_runs_on_and_holds_nobody_up() {
 }
 
 #[test]
+fn a_power_cycle_of_a_qemu_that_was_not_taken_over_yet_is_not_taken_for_its_silence() {
+    let mut server = stand_in::server("writes", "adopt_seconds = 7");
+    let token = server.sign_up("impatient");
+    let vm = server.launch(&token);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let began = Instant::now();
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let cycled = server.call("POST", &format!("{path}/restart"), &token, &json!({"mode": "power-cycle"}));
+    assert_eq!(cycled.status, 200, "{cycled:?}\n{}", server.said());
+    assert_ne!(cycled.json["pid"], vm["pid"]);
+    until("the time for the one before is over", || (began.elapsed() > Duration::from_secs(8)).then_some(()));
+    let ended = server.stop(&token, &vm);
+    assert_eq!(ended["exit"], json!("stopped by user"), "{ended}\n{}", server.said());
+    server.end();
+}
+
+#[test]
 fn a_qemu_that_stays_silent_when_it_is_taken_over_is_ended_with_the_reason() {
     let mut server = Server::with("tls = \"off\"\nstop_vms_on_exit = false", "adopt_seconds = 1", "");
     let token = server.sign_up("silent");

@@ -730,3 +730,21 @@ fn what_a_client_is_told_is_on_the_disk_before() {
     assert!(file < named && named < folder && folder < told, "{file} {named} {folder} {told}\n{}", calls.join("\n"));
     server.end();
 }
+
+#[test]
+fn an_image_for_all_whose_library_is_another_disk_is_refused_and_not_lost_in_between() {
+    let server = server("");
+    let admin = common::admin(&server);
+    let library = server.base().join("images");
+    fs::create_dir_all(&library).expect("library");
+    let disk = SmallDisk::over(&library, 64);
+    let iso = fs::read(image()).expect("image");
+    let answer = post_form(&server, &admin, &form("lesson.iso", &iso, &field("shared", "true")));
+    assert_eq!((answer.status, answer.code()), (507, "not_stored"), "{answer:?}");
+    assert!(isos(&server, &admin).is_empty());
+    let left: Vec<_> = fs::read_dir(&library).expect("library").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name == ".lesson.iso.sha256"), "{left:?}");
+    assert_no_leftovers(&server);
+    drop(disk);
+    server.end();
+}

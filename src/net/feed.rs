@@ -1,6 +1,6 @@
 //! A stream of events to one browser (server-sent events): a bounded queue between who tells and the connection that writes.
 //!
-//! A reader that falls too far behind is cut off: its `EventSource` connects again and gets the present state.
+//! A reader that falls too far behind is cut off: its `EventSource` connects again and gets what it missed, or the present state.
 
 use super::outbuf::Piece;
 use std::cell::{Cell, RefCell};

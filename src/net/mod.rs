@@ -8,6 +8,7 @@ pub mod back;
 pub mod body;
 pub mod conn;
 pub mod feed;
+mod intake;
 pub mod line;
 pub mod outbuf;
 pub mod relay;

@@ -70,8 +70,8 @@ pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
     }
 }
 
-/// Brings a whole, synced file to its place, and leaves it where it was too: done again, it is as if it was done once, so that whoever began it may
-/// go on after a crash at any point. Whoever looks sees the old image or the new one.
+/// Brings a whole, synced file to its place, and leaves it where it was too where the file system allows that: done again, it is as if it was
+/// done once, so that whoever began it may go on after a crash at any point. Whoever looks sees the old image or the new one.
 ///
 /// # Errors
 /// The system's; then the file is where it was.
@@ -85,7 +85,17 @@ pub fn place(staged: &Path, folder: &Path, name: &str, sha256: &str, default: Op
     file.sync_all()?;
     // Never another image's.
     remove(&hash)?;
-    also_name(staged, &target)?;
+    let new = folder.join(format!(".{name}.new"));
+    remove(&new)?;
+    match std::fs::hard_link(staged, &new) {
+        Ok(()) => {
+            std::fs::rename(&new, &target)?;
+            // Two names of one file already: rename did nothing.
+            remove(&new)?;
+        }
+        // A file system without second names.
+        Err(_) => std::fs::rename(staged, &target)?,
+    }
     std::fs::rename(&half, &hash)?;
     sync_folder(folder)?;
     match default {

@@ -111,27 +111,29 @@ async fn take_over(cx: &Cx, vm: &Rc<Vm>) {
         VmState::Stopping => cx.config.limits.stop_grace_seconds,
         _ => cx.config.limits.adopt_seconds,
     };
-    let connected = first(process.connect_monitor(cx), vm.ended.wait());
+    let connected = first(process.exit.wait(), process.connect_monitor(cx));
     match cx.within(Duration::from_secs(patience), connected).await {
-        Some(Either::First(Ok(()))) => {
+        Some(Either::Second(Ok(()))) => {
             supervise::look(cx, &process);
             snapshots::take_back(cx, vm).await;
         }
-        Some(Either::Second(_)) => return,
-        Some(Either::First(Err(_))) | None if state == VmState::Stopping => {}
-        Some(Either::First(Err(_))) | None => {
+        // It ended, or another took its place.
+        Some(Either::First(_)) => return,
+        Some(Either::Second(Err(_))) | None if state == VmState::Stopping => {}
+        Some(Either::Second(Err(_))) | None => {
             log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its qemu (pid {}) does not answer; it is ended", process.pid);
-            vm.wish.replace(Some("qemu did not answer after a restart of the server".to_owned()));
-            process.signal(Signal::Kill);
-            return;
+            return end(cx, vm, "qemu did not answer after a restart of the server", true).await;
         }
     }
     if state == VmState::Stopping {
         let why = cx.db(events::stopping_because(&cx.db, vm.vmid.to_string())).await.ok().flatten();
-        let why = why.unwrap_or_else(|| "stopped by user".to_owned());
-        if let Err(Problem { detail, .. }) = stop::stop(cx, vm, &why, false).await {
-            log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
-        }
+        end(cx, vm, why.as_deref().unwrap_or("stopped by user"), false).await;
+    }
+}
+
+async fn end(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) {
+    if let Err(Problem { detail, .. }) = stop::stop(cx, vm, why, force).await {
+        log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{detail}");
     }
 }
 

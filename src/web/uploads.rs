@@ -2,7 +2,7 @@
 //!
 //! The bytes go from the socket through two buffers to the threads that store them, and nowhere else; whoever is slow slows the
 //! sender down. An offset that a client was told is on the disk. The checks that need no bytes (quota, room, names) come before the
-//! first one; the image is checked when it is whole, and comes to its place by one rename. Whatever ends an upload in between, a form's
+//! first one; the image is checked when it is whole, and is in its place at once. Whatever ends an upload in between, a form's
 //! file is removed and a resumable one's ends at its last good byte.
 
 mod form;

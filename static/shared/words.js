@@ -8,7 +8,7 @@ export function megabytes(mb) {
 
 /** A file's size from its bytes. */
 export function bytes(n) {
-  return Number.isFinite(n) ? megabytes(Math.max(1, Math.round(n / 1048576))) : "";
+  return Number.isFinite(n) ? megabytes(Math.max(n > 0 ? 1 : 0, Math.round(n / 1048576))) : "";
 }
 
 /** A span in milliseconds with its two largest units: `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`. */

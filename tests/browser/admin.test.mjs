@@ -2,19 +2,13 @@
 // and alerts are answered here, so that they are the same each time.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { request } from "playwright-core";
 import { browse, call, inspect, Server, until } from "./server.mjs";
 
 const LONG = "a-student-with-the-longest-name-.";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true");
 
 /** Somebody with an account, as a program. */
 async function person(login) {

@@ -1,16 +1,10 @@
 // The clipboard of a real guest that has an agent, both ways, before and after a snapshot.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { browse, call, Server, showBar, signUp, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true");
 
 test("what is copied in the browser is in the guest, and the other way round, also after a snapshot", async () => {
   const { page, troubles, close } = await browse();

@@ -2,16 +2,10 @@
 
 import assert from "node:assert/strict";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { browse, call, machines, output, pixel, Server, showBar, signUp, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true", "", "", "virtio")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true", "", "", "virtio");
 
 test("a guest follows the window's size, and again when that changes", async () => {
   const { page, troubles, close } = await browse();

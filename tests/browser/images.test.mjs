@@ -5,16 +5,16 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
-import { after, before, test } from "node:test";
+import { before, test } from "node:test";
 import { axe, browse, machines, output, Server, signUp, until } from "./server.mjs";
 
 const SIZE = 1 << 30;
 const iso = process.env.VMSHARE_TEST_ISO ?? "target/test-images/tiny.iso";
 const tus = createRequire(import.meta.url).resolve("tus-js-client").replace(/tus-js-client\/.*/, "tus-js-client/dist/tus.min.js");
 
-let server, big;
-before(async () => {
-  server = await Server.start("", "upload_quota_mb = 4096");
+const server = Server.ofFile("", "upload_quota_mb = 4096");
+let big;
+before(() => {
   // What an image has at its beginning, and a gigabyte of nothing behind it, which takes no room until it is sent.
   big = path.join(server.folder, "big.iso");
   const head = Buffer.alloc(64 * 1024);
@@ -23,11 +23,6 @@ before(async () => {
   fs.closeSync(file);
   fs.writeFileSync(big, head);
   fs.truncateSync(big, SIZE);
-});
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
 });
 
 /** A signed-in page with the big file chosen in an input, as a person does. */

@@ -3,16 +3,10 @@
 import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { bars, browse, call, keysOf, machines, output, pixel, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true");
 
 const shot = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
 
@@ -21,6 +15,7 @@ test("a new user signs up, starts, and sees the guest's picture react to keys an
   await page.goto(server.url);
   await shot(page, "journey-1-signed-out");
   await signUp(page, server.url, "alice");
+  await until("nothing of the quota is used yet", async () => /^0 MB of your/.test(await page.locator("#image-quota").innerText()));
   await shot(page, "journey-2-signed-in");
   await page.locator("#start").click();
   await page.waitForURL(/\/novnc\/\?path=ws/);

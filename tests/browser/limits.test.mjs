@@ -1,16 +1,10 @@
 // A desktop that nobody uses, one whose time is up, one that stands still: told on every page about it, with the button that helps.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { bars, browse, call, inspect, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1");
 
 const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
 

@@ -2,21 +2,13 @@
 
 import assert from "node:assert/strict";
 import path from "node:path";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { bars, browse, call, keysOf, machines, output, program, Server, signUp, startDesktop, until } from "./server.mjs";
 
 const LIVE_ON = "stop_vms_on_exit = false";
 const END_ALL = "stop_vms_on_exit = true";
 
-let server;
-before(async () => (server = await Server.start(END_ALL)));
-after(async () => {
-  // A test that failed half-way may have left the server down and its machines up.
-  if (!server.runs) await server.run();
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile(END_ALL);
 
 const shot = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
 const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);

@@ -2,16 +2,10 @@
 // silent (a breach of the Content-Security-Policy is an error there), and a keyboard is enough.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { bars, browse, call, inspect, keysOf, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true");
 
 test("the home page is accessible, fits and is silent in all its states", async () => {
   const { page, troubles, close } = await browse({ reducedMotion: "reduce" });

@@ -7,6 +7,7 @@ import { once } from "node:events";
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { after, before } from "node:test";
 import tls from "node:tls";
 import { fileURLToPath } from "node:url";
 import { chromium, request } from "playwright-core";
@@ -38,14 +39,31 @@ export async function until(what, look, seconds = 60) {
 const open = new Set();
 
 export class Server {
-  static async start(settings = "", limits = "", profile = "", video = "std") {
-    const server = new Server();
-    server.folder = fs.mkdtempSync("/tmp/vmsw");
-    fs.chmodSync(server.folder, 0o711);
-    server.base = path.join(server.folder, "b");
-    Object.assign(server, { settings, limits, profile, video });
-    server.port = 0;
+  constructor(settings = "", limits = "", profile = "", video = "std") {
+    this.folder = fs.mkdtempSync("/tmp/vmsw");
+    fs.chmodSync(this.folder, 0o711);
+    this.base = path.join(this.folder, "b");
+    Object.assign(this, { settings, limits, profile, video });
+    this.port = 0;
+  }
+
+  static async start(...how) {
+    const server = new Server(...how);
     await server.run();
+    return server;
+  }
+
+  /** The server of a test file: runs before its tests and is ended after them, when it must end well and leave nothing. */
+  static ofFile(...how) {
+    const server = new Server(...how);
+    before(() => server.run());
+    after(async () => {
+      // A test that failed half-way may have left the server down and its machines up.
+      if (!server.runs) await server.run();
+      const { code, left } = await server.close();
+      assert.equal(code, 0, server.log);
+      assert.deepEqual(left, [], "run folders are left");
+    });
     return server;
   }
 

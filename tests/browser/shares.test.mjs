@@ -1,16 +1,10 @@
 // A desktop shared by a link: made in the dialog, opened by somebody without an account, revoked.
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { test } from "node:test";
 import { bars, browse, call, inspect, keysOf, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
-let server;
-before(async () => (server = await Server.start("stop_vms_on_exit = true")));
-after(async () => {
-  const { code, left } = await server.close();
-  assert.equal(code, 0, server.log);
-  assert.deepEqual(left, [], "run folders are left");
-});
+const server = Server.ofFile("stop_vms_on_exit = true");
 
 test("a link shows the desktop to somebody without an account, lets nothing through, and ends when it is revoked", async () => {
   const owner = await browse({ reducedMotion: "reduce" });
