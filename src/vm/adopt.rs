@@ -111,16 +111,21 @@ async fn take_over(cx: &Cx, vm: &Rc<Vm>) {
         VmState::Stopping => cx.config.limits.stop_grace_seconds,
         _ => cx.config.limits.adopt_seconds,
     };
-    let connected = first(process.exit.wait(), process.connect_monitor(cx));
-    match cx.within(Duration::from_secs(patience), connected).await {
-        Some(Either::Second(Ok(()))) => {
+    let connected = async {
+        if process.connect_monitor(cx).await.is_err() {
+            // It closed the monitor, as one does that ends: that is told next.
+            std::future::pending::<()>().await;
+        }
+    };
+    match cx.within(Duration::from_secs(patience), first(process.exit.wait(), connected)).await {
+        Some(Either::Second(())) => {
             supervise::look(cx, &process);
             snapshots::take_back(cx, vm).await;
         }
         // It ended, or another took its place.
         Some(Either::First(_)) => return,
-        Some(Either::Second(Err(_))) | None if state == VmState::Stopping => {}
-        Some(Either::Second(Err(_))) | None => {
+        None if state == VmState::Stopping => {}
+        None => {
             log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its qemu (pid {}) does not answer; it is ended", process.pid);
             return end(cx, vm, "qemu did not answer after a restart of the server", true).await;
         }

@@ -68,6 +68,8 @@ function leave(message = "") {
   launching = false;
   session("out");
   show(null);
+  // Whoever logs in next at this computer must not see what was this one's.
+  $("images").hidden = $("history").hidden = true;
   for (const dialog of document.querySelectorAll("dialog[open]")) if (dialog.id !== "auth") dialog.close();
   notice($("banner"), message, "warn");
   if (message) openAuth("login", message);

@@ -174,6 +174,7 @@ test("who logs out is not told that their session ended, whatever comes first", 
   await answered;
   assert.ok(await page.locator("#auth").isHidden(), "the log-in dialog opened by itself");
   assert.ok(await page.locator("#banner").isHidden(), await page.locator("#banner").innerText());
+  for (const list of ["#images", "#history"]) assert.ok(await page.locator(list).evaluate((section) => section.hidden), `${list} waits for the next one`);
   await page.locator('[data-auth="login"]').first().click();
   await page.locator("#login-email").waitFor();
   await close();
