@@ -198,6 +198,51 @@ fn a_server_killed_at_any_step_of_a_stop_ends_the_vm_or_has_it_running() {
 }
 
 #[test]
+fn a_server_killed_at_any_step_of_a_power_cycle_ends_it_and_the_vm_runs() {
+    let mut server = Server::with(STAYS, "", "");
+    let token = server.sign_up("cycler");
+    let answer = server.call("POST", "/run-iso", &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    let vm = answer.json["vm"].clone();
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let mut old = u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid");
+    type Step = (&'static str, fn(&mut World, u32) -> bool);
+    let qemus = |world: &World| common::processes_of(&world.base.join("runs"));
+    let steps: [Step; 4] = [
+        ("its process is struck", |world, _| world.rows("state = 'running' and pid is null")),
+        ("qemu is gone", |world, old| !common::processes_of(&world.base.join("runs")).contains(&old)),
+        ("another lives", |world, old| common::processes_of(&world.base.join("runs")).iter().any(|pid| *pid != old)),
+        ("it is written down", |world, old| world.rows(&format!("state = 'running' and pid <> {old}"))),
+    ];
+    let mut left: VecDeque<_> = steps.into_iter().map(|(step, seen)| (step, seen, ATTEMPTS)).collect();
+    while let Some((step, seen, attempts)) = left.pop_front() {
+        let mut world = World::of(&server);
+        let asked = ask(&server, "POST", &format!("{path}/restart"), &token, &json!({"mode": "power-cycle"}));
+        if !kill_when(&server, &asked, || seen(&mut world, old)) {
+            assert!(attempts > 1, "never seen: {step}");
+            left.push_front((step, seen, attempts - 1));
+        }
+        server = again(server);
+        let pid = one_vm_or_none(&server, step).unwrap_or_else(|| panic!("{step}: it is lost\n{}", server.said()));
+        let now = server.call("GET", &path, &token, &Value::Null).json;
+        assert_eq!(
+            (&now["state"], &now["pid"], &now["started_at"]),
+            (&json!("running"), &json!(pid), &vm["started_at"])
+        );
+        assert_ne!(pid, u64::from(old), "{step}: what was begun goes on\n{}", server.said());
+        assert_eq!(qemus(&world), [u32::try_from(pid).expect("pid")], "{step}");
+        // Its guest boots, and answers what is typed.
+        let mut serial = server.serial(&vm);
+        serial.wait_for("tiny: up");
+        serial.send("echo still-$((1))-here\n");
+        serial.wait_for("still-1-here");
+        old = u32::try_from(pid).expect("pid");
+    }
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
 fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_snapshotted() {
     let mut server = Server::with(STAYS, "", "");
     let token = server.sign_up("keeper");
@@ -209,10 +254,15 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
     let size = || fs::metadata(&disk).map_or(0, |about| about.len());
     let base = size();
     // Begun, in the middle, near the end: the guest's memory is written into the disk.
-    for (n, grown) in [1, 4 << 20, 24 << 20].into_iter().enumerate() {
+    let mut left: VecDeque<_> = [1, 4 << 20, 24 << 20].map(|grown| (grown, ATTEMPTS)).into();
+    for n in 0.. {
+        let Some((grown, attempts)) = left.pop_front() else { break };
         let before = size().max(base);
         let asked = ask(&server, "POST", &snapshots, &token, &json!({"name": format!("s{n}")}));
-        kill_when(&server, &asked, || size() >= before + grown);
+        if !kill_when(&server, &asked, || size() >= before + grown) {
+            assert!(attempts > 1, "never seen: a snapshot of {grown} bytes");
+            left.push_front((grown, attempts - 1));
+        }
         server = again(server);
         let now = server.call("GET", "/auth/me", &token, &Value::Null).json["vm"].clone();
         assert_eq!((&now["vmid"], &now["pid"]), (&vm["vmid"], &vm["pid"]), "{now}\n{}", server.said());
@@ -244,7 +294,9 @@ fn a_server_killed_when_an_upload_comes_to_its_place_has_it_whole_or_goes_on_wit
         let users = fs::read_dir(server.base().join("users")).into_iter().flatten().flatten();
         users.flat_map(|user| fs::read_dir(user.path().join("uploads")).into_iter().flatten().flatten()).count()
     };
-    for step in ["the last byte was sent", "the image is in its place", "its row is gone"] {
+    let steps = ["the last byte was sent", "the image is in its place", "its row is gone"];
+    let mut left: VecDeque<_> = steps.map(|step| (step, ATTEMPTS)).into();
+    while let Some((step, attempts)) = left.pop_front() {
         let head = |method: &str, path: &str, extra: &str, length: usize| {
             format!(
                 "{method} {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nTus-Resumable: 1.0.0\r\n{extra}\
@@ -260,7 +312,7 @@ fn a_server_killed_when_an_upload_comes_to_its_place_has_it_whole_or_goes_on_wit
         socket.write_all(head("PATCH", &place, extra, image.len()).as_bytes()).expect("head");
         socket.write_all(&image).expect("body");
         let mut database = server.database();
-        kill_when(&server, &socket, || match step {
+        let seen = kill_when(&server, &socket, || match step {
             "the last byte was sent" => true,
             "the image is in its place" => !images(&server).is_empty(),
             _ => {
@@ -268,6 +320,10 @@ fn a_server_killed_when_an_upload_comes_to_its_place_has_it_whole_or_goes_on_wit
                 !database.query_one(sql, &[]).is_ok_and(|row| row.get::<_, bool>(0))
             }
         });
+        if !seen {
+            assert!(attempts > 1, "never seen: {step}");
+            left.push_front((step, attempts - 1));
+        }
         server = again(server);
         let told = server.raw(&head("HEAD", &place, "", 0));
         assert_eq!(told.status, 200, "{step}: its client would send all of it again: {told:?}\n{}", server.said());

@@ -4,6 +4,8 @@ mod common;
 
 use common::{Server, SmallDisk, stand_in, until};
 use serde_json::{Value, json};
+use vmshare::sys::pidfd::PidFd;
+use vmshare::sys::signal::Signal;
 
 #[test]
 fn stand_in_for_qemu() {
@@ -79,6 +81,30 @@ fn a_qemu_that_dies_while_it_runs_ends_the_vm_at_once_with_its_last_words() {
     });
     let exit = row["exit"].as_str().expect("why").to_owned();
     assert!(exit.contains("last words 42") && exit.contains("qemu exited 3"), "{exit}");
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_qemu_that_outlived_its_server_is_still_heard_and_ends_with_its_last_words() {
+    let mut server = Server::with("tls = \"off\"\nstop_vms_on_exit = false", "", "");
+    let token = server.sign_up("heir");
+    let vm = server.launch(&token);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+    assert_eq!((&now["state"], &now["pid"]), (&json!("running"), &vm["pid"]), "{now}\n{}", server.said());
+    // QEMU says who ended it, on its standard error.
+    let pid = u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid");
+    PidFd::open(pid).expect("qemu").send(Signal::Terminate).expect("sent");
+    let ended = until("its end is told", || {
+        let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+        (!now["ended_at"].is_null()).then_some(now)
+    });
+    let exit = ended["exit"].as_str().expect("why");
+    assert!(exit.contains("terminating on signal 15"), "{ended}\n{}", server.said());
+    assert!(server.said().contains("qemu: qemu-system-x86_64: terminating on signal 15"), "{}", server.said());
     server.assert_nothing_left();
     server.end();
 }

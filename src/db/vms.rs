@@ -271,6 +271,14 @@ pub async fn set_process(
     .await
 }
 
+/// Strikes the process of a VM that runs, before it is ended for another; false when the VM does not run any more.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn strike_process(db: &Db, vmid: String) -> Result<bool, Error> {
+    db.call(move |conn| Ok(conn.execute(include_str!("../../sql/vms/strike_process.sql"), &[&vmid])? == 1)).await
+}
+
 /// `starting` becomes `running`; `None` when it was not starting any more.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Starting a program that outlives us if need be: QEMU.
 //!
-//! A child gets nothing it was not given: an empty environment but for a handful of names, `/dev/null` to read, two pipes to
-//! write, the files it is handed, a session of its own (so Ctrl-C in the server's terminal is not for it), an empty signal mask,
+//! A child gets nothing it was not given: an empty environment but for a handful of names, `/dev/null` to read, two pipes (named ones, where a
+//! later server shall read on) to write, the files it is handed, a session of its own (so Ctrl-C in the server's terminal is not for it), an empty signal mask,
 //! umask 077, no way to new privileges, and, where asked, a uid and control groups of its own. All other descriptors close on exec, also
 //! those that a library or whoever started the server forgot to mark.
 //!
@@ -15,7 +15,7 @@
 //! Sources: fork(2), setsid(2), credentials(7), capabilities(7), prctl(2), close_range(2), cgroups(7).
 #![allow(unsafe_code)]
 
-use super::{check, check_long, pidfd::PidFd, signal};
+use super::{check, check_long, fifo, pidfd::PidFd, signal};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -26,6 +26,11 @@ use std::process::{Command, Stdio};
 
 /// Where programs are looked for by a child; ours may be anything.
 const SAFE_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Names of a child's output in its folder.
+pub const STDOUT: &str = "stdout";
+/// See [`STDOUT`].
+pub const STDERR: &str = "stderr";
 
 /// What to start, and as whom.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +51,8 @@ pub struct Spawn<'a> {
     pub keeps_rights: bool,
     /// The `cgroup.procs` files of the control groups it is born into, open for writing.
     pub cgroups: &'a [File],
+    /// The folder in which its output gets names, [`STDOUT`] and [`STDERR`], for who takes it over; else it dies with us.
+    pub output: Option<&'a Path>,
 }
 
 /// A program that was started.
@@ -65,7 +72,17 @@ impl<'a> Spawn<'a> {
     /// A program as ourselves, with nothing handed to it.
     #[must_use]
     pub const fn new(program: &'a OsStr, args: &'a [OsString], cwd: &'a Path) -> Self {
-        Self { program, args, cwd, uid_gid: None, groups: &[], files: &[], keeps_rights: false, cgroups: &[] }
+        Self {
+            program,
+            args,
+            cwd,
+            uid_gid: None,
+            groups: &[],
+            files: &[],
+            keeps_rights: false,
+            cgroups: &[],
+            output: None,
+        }
     }
 
     /// Starts it. Returns when the program itself runs, so a missing program or right is an error here.
@@ -77,6 +94,15 @@ impl<'a> Spawn<'a> {
         command.args(self.args).current_dir(self.cwd).env_clear();
         command.env("PATH", SAFE_PATH).env("LC_ALL", "C.UTF-8").env("HOME", self.cwd).env("TMPDIR", self.cwd);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let named = match self.output {
+            Some(folder) => {
+                let (stdout, to_stdout) = fifo::make(&folder.join(STDOUT))?;
+                let (stderr, to_stderr) = fifo::make(&folder.join(STDERR))?;
+                command.stdout(to_stdout).stderr(to_stderr);
+                Some((stdout.into(), stderr.into()))
+            }
+            None => None,
+        };
         let numbers = |files: &[File]| files.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
         let (uid_gid, groups) = (self.uid_gid, self.groups.to_vec());
         let (files, cgroups, keeps_rights) = (numbers(self.files), numbers(self.cgroups), self.keeps_rights);
@@ -93,7 +119,7 @@ impl<'a> Spawn<'a> {
             forbid_new_privs()
         });
         let mut child = command.spawn()?;
-        match take_hold(&mut child) {
+        match take_hold(&mut child, named) {
             Ok(held) => Ok(held),
             Err(e) => {
                 // It runs, but we cannot watch it: take it back, so that an error means that nothing was started.
@@ -105,11 +131,9 @@ impl<'a> Spawn<'a> {
     }
 }
 
-fn take_hold(child: &mut std::process::Child) -> io::Result<Child> {
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("the pipes were asked for"));
-    };
-    let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
+fn take_hold(child: &mut std::process::Child, named: Option<(OwnedFd, OwnedFd)>) -> io::Result<Child> {
+    let pipes = || Some((child.stdout.take()?.into(), child.stderr.take()?.into()));
+    let (stdout, stderr) = named.or_else(pipes).ok_or_else(|| io::Error::other("the pipes were asked for"))?;
     set_nonblocking(&stdout)?;
     set_nonblocking(&stderr)?;
     Ok(Child { pid: child.id(), pidfd: PidFd::open(child.id())?, stdout, stderr })

@@ -10,6 +10,7 @@
 //! Sources: the manual pages named in each file.
 
 pub mod child;
+pub mod fifo;
 pub mod file;
 pub mod kvm;
 pub mod lock;

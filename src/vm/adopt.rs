@@ -2,18 +2,22 @@
 //!
 //! Runs once, before the first launch. A row's process is the same one only if its start time is too; then the VM is on the table at once, and
 //! its monitor is taken over as soon as QEMU answers, which it does not while it writes a snapshot: only one that is silent for
-//! `adopt_seconds` is ended. What was starting when the server died is taken back whole. Folders without a live row are removed.
+//! `adopt_seconds` is ended. What was starting when the server died is taken back whole; a VM that was between two QEMUs (its row runs and has no
+//! process) gets the other one. Folders without a live row are removed.
 
 use super::apart::Users;
 use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
-use super::{Vm, disks, host, janitor, lifetime, net_filter, real, snapshots, stop, supervise, warm, watch};
-use crate::db::events;
+use super::{
+    Vm, diary, disks, host, janitor, lifetime, net_filter, real, restart, snapshots, stop, supervise, warm, watch,
+};
+use crate::db::events::{self, Event};
 use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, first};
+use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Signal;
 use crate::sys::user::euid;
 use std::collections::HashSet;
@@ -25,6 +29,9 @@ use std::time::Duration;
 
 /// How long a killed QEMU that nobody knows may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// Why a VM has no process to take back.
+const GONE: &str = "its qemu ended while the server was away";
+const BETWEEN: &str = "its power cycle was under way";
 /// Between attempts while the database is away.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -33,7 +40,7 @@ pub fn begin(cx: &Cx) {
     let (cx, spawner) = (Rc::clone(cx), cx.spawner.clone());
     spawner.spawn("adopt", async move {
         seed_ports(&cx).await;
-        let rows = loop {
+        let mut rows = loop {
             match cx.db(vms::live_all(&cx.db)).await {
                 Ok(rows) => break rows,
                 Err(_) if cx.stopping.get() => return,
@@ -48,6 +55,8 @@ pub fn begin(cx: &Cx) {
             }
         }
         let (mut kept, known) = (HashSet::new(), rows.iter().map(|row| row.vmid.clone()).collect());
+        // Who has to be started again makes nobody wait.
+        rows.sort_by_key(|row| row.pid.is_none());
         for row in rows {
             if adopt(&cx, &row).await {
                 kept.insert(row.vmid);
@@ -72,16 +81,16 @@ async fn seed_ports(cx: &House) {
 async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     let process = match take_process(cx, row) {
         Ok(process) => process,
+        Err(BETWEEN) => return go_on(cx, row).await,
         Err(why) => {
             log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
             return gone(cx, row, why).await;
         }
     };
-    let (pid, folder) = (process.pid, process.run_dir.clone());
-    let looked = cx.disk(move || (folder.metadata().map(|about| about.uid()).ok(), net_filter::has_internet(pid)));
-    if let Ok((uid, has_internet)) = looked.await {
+    take_user_back(cx, row).await;
+    let pid = process.pid;
+    if let Ok(has_internet) = cx.disk(move || net_filter::has_internet(pid)).await {
         process.has_internet.set(has_internet);
-        uid.into_iter().for_each(|uid| cx.apart.take_back(process.vmid, uid));
     }
     if row.state == VmState::Starting {
         real::kill(cx, &process).await;
@@ -93,13 +102,66 @@ async fn adopt(cx: &Cx, row: &VmRow) -> bool {
     // The server may have died between calling it running and letting its new disk be the user's.
     disks::keep(cx, row).await;
     bound_again(cx, row).await;
-    let Ok(vm) = real::live(cx, row, &process) else { return false };
-    lifetime::take_back(cx, &vm).await;
-    watch::begin(cx, &vm);
+    let Ok(vm) = live(cx, row, &process).await else { return false };
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm adopted pid={}", process.pid);
     let story = Rc::clone(cx);
     cx.spawner.spawn("take monitor over", async move { take_over(&story, &vm).await });
     true
+}
+
+/// Puts a VM of a former server on the table.
+async fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>, Problem> {
+    let vm = real::live(cx, row, process)?;
+    lifetime::take_back(cx, &vm).await;
+    watch::begin(cx, &vm);
+    Ok(vm)
+}
+
+/// The user a VM runs as is written on its folder.
+async fn take_user_back(cx: &Cx, row: &VmRow) {
+    let folder = real::run_dir(cx, &row.vmid);
+    if let Ok(Some(uid)) = cx.disk(move || folder.metadata().map(|about| about.uid()).ok()).await
+        && let Ok(vmid) = real::vmid_of(row)
+    {
+        cx.apart.take_back(vmid, uid);
+    }
+}
+
+/// Ends a power cycle that a former server began: the VM has no QEMU, or one that nobody wrote down.
+async fn go_on(cx: &Cx, row: &VmRow) -> bool {
+    log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "its power cycle goes on");
+    take_user_back(cx, row).await;
+    let (runs, users, vmid) = (cx.config.base_dir.join("runs"), cx.apart.users().clone(), row.vmid.clone());
+    let ended = cx.disk(move || end_strays(&users, &runs, &HashSet::from([vmid.clone()]), |it| it == vmid));
+    let started = async {
+        ended.await?;
+        cx.hypervisor.looked.wait().await;
+        let process = restart::spawn(cx, row, cx.hypervisor.accel()).await?;
+        match restart::come_up(cx, row, &process).await {
+            Ok(row) => Ok((process, row)),
+            Err(problem) => {
+                real::kill(cx, &process).await;
+                Err(problem)
+            }
+        }
+    };
+    let vm = match started.await {
+        Ok((process, Some(row))) => live(cx, &row, &process).await,
+        Ok((_, None)) => Err(restart::being_stopped()),
+        Err(problem) => Err(problem),
+    };
+    match vm {
+        Ok(vm) => {
+            diary::note(cx, Event::Vm { vmid: vm.vmid.to_string(), kind: "restart", detail: "power-cycle".into() });
+            true
+        }
+        Err(problem) => {
+            log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "it could not be started again: {}", problem.detail);
+            real::finish(cx, &row.vmid, VmState::Failed, &problem.detail).await;
+            real::remove_folder(cx, &row.vmid).await;
+            false
+        }
+    }
 }
 
 /// Connects the monitor of a VM that was taken back, and goes on with what the former server had begun.
@@ -153,12 +215,11 @@ async fn bound_again(cx: &Cx, row: &VmRow) {
 
 /// The row's process, if it lives.
 fn take_process(cx: &Cx, row: &VmRow) -> Result<Rc<Process>, &'static str> {
-    const GONE: &str = "its qemu ended while the server was away";
     if row.boot_id.as_deref().is_some_and(|id| id != super::boot_id()) {
         return Err("host restarted");
     }
     let (Some(pid), Some(start)) = (row.pid, row.pid_start) else {
-        return Err(GONE);
+        return Err(if row.state == VmState::Running { BETWEEN } else { GONE });
     };
     let vmid = real::vmid_of(row).map_err(|_| GONE)?;
     let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
@@ -182,14 +243,7 @@ async fn sweep(cx: &Cx, kept: HashSet<String>, known: HashSet<String>) {
     let (runs, users) = (cx.config.base_dir.join("runs"), cx.apart.users().clone());
     let groups = Arc::clone(&cx.groups);
     let swept = cx.disk(move || {
-        let runs = runs.canonicalize().unwrap_or(runs);
-        for (pid, vmid) in strays(&users, &runs, &known).into_iter().filter(|(_, vmid)| !kept.contains(vmid)) {
-            log::warn!(vmid:% = vmid; "a qemu without a row (pid {pid}) is ended");
-            if let Ok(process) = crate::sys::pidfd::PidFd::open(pid) {
-                let _ = process.send(Signal::Kill);
-                let _ = process.wait(KILL_WAIT);
-            }
-        }
+        end_strays(&users, &runs, &known, |vmid| !kept.contains(vmid));
         // Only now they are empty.
         groups.sweep(&kept);
         let Ok(entries) = std::fs::read_dir(&runs) else { return };
@@ -206,6 +260,18 @@ async fn sweep(cx: &Cx, kept: HashSet<String>, known: HashSet<String>) {
     });
     if let Err(problem) = swept.await {
         log::error!("run folders are not swept: {}", problem.detail);
+    }
+}
+
+/// Kills those that were started as QEMU for a VM that `doomed` names. Blocks, bounded.
+fn end_strays(users: &Users, runs: &Path, known: &HashSet<String>, doomed: impl Fn(&str) -> bool) {
+    let runs = runs.canonicalize().unwrap_or_else(|_| runs.to_owned());
+    for (pid, vmid) in strays(users, &runs, known).into_iter().filter(|(_, vmid)| doomed(vmid)) {
+        log::warn!(vmid:% = vmid; "a qemu without a row (pid {pid}) is ended");
+        if let Ok(process) = PidFd::open(pid) {
+            let _ = process.send(Signal::Kill);
+            let _ = process.wait(KILL_WAIT);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::programs;
 use crate::config::{AccelWish, Config};
 use crate::house::Cx;
 use crate::proto::problem::Problem;
+use crate::reactor::task::Latch;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -60,7 +61,11 @@ fn cache(config: &Config) -> PathBuf {
 
 /// The room: empty until [`Hypervisor::begin`]'s story has looked.
 #[derive(Default)]
-pub struct Hypervisor(RefCell<Option<Result<Found, String>>>);
+pub struct Hypervisor {
+    found: RefCell<Option<Result<Found, String>>>,
+    /// Set when it has been looked for.
+    pub looked: Latch<()>,
+}
 
 impl Hypervisor {
     /// Starts looking; launches are answered 503 until it is done.
@@ -82,7 +87,8 @@ impl Hypervisor {
                 ),
                 Err(why) => log::error!("no VM can be started: {why}"),
             }
-            story.hypervisor.0.replace(Some(found));
+            story.hypervisor.found.replace(Some(found));
+            story.hypervisor.looked.set(());
         });
     }
 
@@ -115,7 +121,7 @@ impl Hypervisor {
     /// # Errors
     /// As [`Hypervisor::qemu`].
     pub fn found(&self) -> Result<Found, Problem> {
-        match &*self.0.borrow() {
+        match &*self.found.borrow() {
             Some(Ok(found)) => Ok(found.clone()),
             Some(Err(why)) => Err(Problem::unavailable("qemu_missing", why.clone(), 60)),
             None => Err(Problem::unavailable("starting", "The server is starting. Try again in a moment.", 2)),
@@ -129,7 +135,7 @@ impl Hypervisor {
             log::warn!("KVM does not work on this host ({why}): VMs run under TCG, slower, from now on");
             found.choice = Choice { accel: Accel::Tcg, why: why.to_owned(), from_cache: false };
             let (cache, kept) = (cache(&cx.config), found.clone());
-            self.0.replace(Some(Ok(found)));
+            self.found.replace(Some(Ok(found)));
             let why = why.to_owned();
             let users = cx.apart.users().clone();
             let remember =

@@ -1,7 +1,7 @@
 //! A running QEMU process: its pidfd, its output, its monitor.
 //!
-//! Exits are told by a pidfd, not by SIGCHLD, because an adopted QEMU is not our child. Standard output and error are pipes while
-//! the server that started it lives; they go to the log with `vmid=`, and the last line is kept for the VM's `exit`.
+//! Exits are told by a pidfd, not by SIGCHLD, because an adopted QEMU is not our child. Standard output and error are named pipes in its
+//! folder, so they are read on by a server that takes it over; they go to the log with `vmid=`, and the last line is kept for the VM's `exit`.
 
 use super::monitor::{Failed, Monitor};
 use super::supervise::Ration;
@@ -9,7 +9,8 @@ use super::{Vmid, apart, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
 use crate::net::line::{Flow, Line};
 use crate::reactor::task::{Either, Latch, first};
-use crate::sys::child::Child;
+use crate::sys::child::{Child, STDERR, STDOUT};
+use crate::sys::fifo;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::signal::Signal;
 use crate::vm::args::Accel;
@@ -103,9 +104,9 @@ impl Process {
         run_dir: PathBuf,
     ) -> std::io::Result<std::rc::Rc<Self>> {
         let start = crate::sys::process::start_time(child.pid)?.unwrap_or(0);
-        Self::with_output(cx, child.stdout, child.stderr, || {
-            Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir, None)
-        })
+        let process = Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir, None)?;
+        process.hear(cx, child.stdout, child.stderr);
+        Ok(process)
     }
 
     /// Takes a short program into the loop: what it writes is kept for [`Process::answer`] and not logged.
@@ -114,22 +115,15 @@ impl Process {
     /// As [`Process::started`].
     pub fn tool(cx: &Cx, child: Child) -> std::io::Result<std::rc::Rc<Self>> {
         let (start, answer) = (0, Some(RefCell::default()));
-        Self::with_output(cx, child.stdout, child.stderr, || {
-            let (vmid, folder) = (Vmid::default(), PathBuf::new());
-            Self::register(cx, vmid, child.pid, start, child.pidfd, Accel::Tcg, folder, answer)
-        })
+        let (vmid, folder) = (Vmid::default(), PathBuf::new());
+        let process = Self::register(cx, vmid, child.pid, start, child.pidfd, Accel::Tcg, folder, answer)?;
+        process.hear(cx, child.stdout, child.stderr);
+        Ok(process)
     }
 
-    fn with_output(
-        cx: &Cx,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-        register: impl FnOnce() -> std::io::Result<std::rc::Rc<Self>>,
-    ) -> std::io::Result<std::rc::Rc<Self>> {
-        let process = register()?;
-        *process.stdout.borrow_mut() = Pipe::register(cx, stdout, Owner::Stdout(process.id));
-        *process.stderr.borrow_mut() = Pipe::register(cx, stderr, Owner::Stderr(process.id));
-        Ok(process)
+    fn hear(&self, cx: &Cx, stdout: OwnedFd, stderr: OwnedFd) {
+        self.stdout.replace(Pipe::register(cx, stdout, Owner::Stdout(self.id)));
+        self.stderr.replace(Pipe::register(cx, stderr, Owner::Stderr(self.id)));
     }
 
     /// Takes a process that outlived a former server.
@@ -149,7 +143,14 @@ impl Process {
         if !crate::sys::process::is_same_process(pid, start) {
             return Err(ErrorKind::NotFound.into());
         }
-        Self::register(cx, vmid, pid, start, pidfd, accel, run_dir, None)
+        let output = [STDOUT, STDERR].map(|name| fifo::open(&run_dir.join(name)));
+        let process = Self::register(cx, vmid, pid, start, pidfd, accel, run_dir, None)?;
+        match output {
+            [Ok(stdout), Ok(stderr)] => process.hear(cx, stdout.into(), stderr.into()),
+            // One that was started by an older release has none.
+            _ => log::info!(vmid:% = vmid; "what its qemu says is lost: it has no named pipes"),
+        }
+        Ok(process)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -459,7 +460,7 @@ impl Pipe {
                 Err(_) => return true,
             }
         }
-        // It is not read any more: QEMU gets SIGPIPE or an error, and what it said before is what counts.
+        // It is not read any more: QEMU gets an error, and what it said before is what counts.
         true
     }
 }

@@ -276,7 +276,8 @@ pub(super) async fn spawn_qemu(
             let cgroups = &control.make(&id, limits)?;
             let (groups, files) = (&hypervisor::groups(), attached.files.as_slice());
             let uid_gid = uid.map(|uid| (uid, uid));
-            Spawn { uid_gid, groups, files, cgroups, ..Spawn::new(program, args, &cwd) }.start()
+            let output = Some(cwd.as_path());
+            Spawn { uid_gid, groups, files, cgroups, output, ..Spawn::new(program, args, &cwd) }.start()
         })
         .await?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));

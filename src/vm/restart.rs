@@ -2,10 +2,13 @@
 //!
 //! A *reset* presses the guest's reset button; screens stay open. A *power cycle* ends QEMU and starts another in the same folder: screens are
 //! closed with 1011 and their pages connect again. The VM's own story ([`super::watch`]) does the starting, because it alone decides what an exit
-//! means: who wants a power cycle leaves [`Vm::again`] and ends QEMU. When the new QEMU does not start, the VM has failed.
+//! means: who wants a power cycle leaves [`Vm::again`] and ends QEMU. When the new QEMU does not start, the VM has failed. Before QEMU ends, its pid
+//! is struck from the row, so that a server that takes over in the middle knows that another is to follow ([`super::adopt`]).
 
 use super::args::{Accel, BootOrder};
+use super::process::Process;
 use super::{Vm, image, real};
+use crate::db::vms::{self, VmRow};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::proto::problem::Problem;
@@ -38,17 +41,24 @@ pub async fn reset(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
 /// Ends QEMU and waits until another runs in its place; who asks while that is under way waits for the same.
 ///
 /// # Errors
-/// 409 when the VM is being ended; why the new QEMU did not start.
+/// 409 when the VM is being ended, 503 while the database is away or QEMU is looked for; why the new QEMU did not start.
 pub async fn power_cycle(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     if vm.leaving.get().is_some() || vm.ended.get().is_some() {
         return Err(being_stopped());
     }
+    // Without this there would be none to follow.
+    cx.hypervisor.qemu()?;
     let under_way = vm.again.borrow().clone();
     let outcome = match under_way {
         Some(outcome) => outcome,
         None => {
             let outcome = Latch::default();
             vm.again.replace(Some(outcome.clone()));
+            if let Err(problem) = strike(cx, vm).await {
+                vm.again.replace(None);
+                outcome.set(Err(problem.clone()));
+                return Err(problem);
+            }
             let process = Rc::clone(&vm.process.borrow());
             // The answer to quit may be cut off by the end itself.
             let quit = async {
@@ -71,6 +81,11 @@ pub async fn power_cycle(cx: &Cx, vm: &Rc<Vm>) -> Result<(), Problem> {
     }
 }
 
+async fn strike(cx: &Cx, vm: &Vm) -> Result<(), Problem> {
+    let struck = cx.db(vms::strike_process(&cx.db, vm.vmid.to_string())).await?;
+    if struck { Ok(()) } else { Err(being_stopped()) }
+}
+
 /// What is told to who restarts a VM that somebody ends.
 #[must_use]
 pub(super) fn being_stopped() -> Problem {
@@ -85,25 +100,10 @@ pub(super) async fn start_again(cx: &Cx, vm: &Rc<Vm>, accel: Accel) -> Result<()
     // The browsers' pages connect again by themselves, to the new screen.
     cx.order(Order::End(Which::Vm(vm.vmid), End::new(1011, "the VM starts again")));
     let row = vm.row.borrow().clone();
-    let (config, old) = (Arc::clone(&cx.config), row.clone());
-    let found = cx.disk(move || {
-        let gone = || Problem::internal("the profile is gone");
-        let profile = config.profiles.get(&old.profile).ok_or_else(gone)?;
-        image::cd_again(&config, profile, &old.user_id, &old.iso)
-    });
-    let cd = found.await??;
-    // What was installed meanwhile is on the disk.
-    let process = real::spawn_qemu(cx, &row, cd.as_deref(), BootOrder::Disk, accel).await?;
+    let process = spawn(cx, &row, accel).await?;
     // Terminals see what was before.
     process.line.replace(vm.process.borrow().line.borrow().clone());
-    let accel = Some(real::accel_name(process.accel));
-    let moved =
-        crate::db::vms::set_process(&cx.db, row.vmid.clone(), process.pid, process.start, super::boot_id(), accel);
-    let ready = async {
-        let moved = cx.db(moved).await?;
-        real::wait_ready(cx, &process).await.map(|()| moved)
-    };
-    let ready = match first(vm.leaving.wait(), ready).await {
+    let ready = match first(vm.leaving.wait(), come_up(cx, &row, &process)).await {
         Either::First(()) => Err(being_stopped()),
         Either::Second(ready) => ready,
     };
@@ -122,4 +122,32 @@ pub(super) async fn start_again(cx: &Cx, vm: &Rc<Vm>, accel: Accel) -> Result<()
             Err(problem)
         }
     }
+}
+
+/// Starts another QEMU for a row; [`come_up`] waits for it.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn spawn(cx: &Cx, row: &VmRow, accel: Accel) -> Result<Rc<Process>, Problem> {
+    let (config, old) = (Arc::clone(&cx.config), row.clone());
+    let found = cx.disk(move || {
+        let gone = || Problem::internal("the profile is gone");
+        let profile = config.profiles.get(&old.profile).ok_or_else(gone)?;
+        image::cd_again(&config, profile, &old.user_id, &old.iso)
+    });
+    let cd = found.await??;
+    // What was installed meanwhile is on the disk.
+    real::spawn_qemu(cx, row, cd.as_deref(), BootOrder::Disk, accel).await
+}
+
+/// Writes another QEMU down and waits until its screen can be shown: the row then, if there is one. Who gets an error kills it.
+///
+/// # Errors
+/// It is not ready in time, or the database is away.
+pub(super) async fn come_up(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Option<VmRow>, Problem> {
+    let (vmid, accel) = (row.vmid.clone(), Some(real::accel_name(process.accel)));
+    let moved = vms::set_process(&cx.db, vmid, process.pid, process.start, super::boot_id(), accel);
+    let row = cx.db(moved).await?;
+    real::wait_ready(cx, process).await?;
+    Ok(row)
 }

@@ -91,17 +91,35 @@ fn away() -> Problem {
     Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2)
 }
 
+fn ending() -> Problem {
+    Problem::conflict("vm_not_running", "This VM is ending; only one that runs has a screen.")
+}
+
 /// What `vm` shows, `width` pixels wide or as large as it is.
 ///
 /// # Errors
-/// 503 when QEMU shows nothing, or is too slow.
+/// 503 when QEMU shows nothing, or is too slow; 409 when it has just ended.
 pub async fn shot(cx: &Cx, vm: &Vm, width: Width) -> Outcome {
-    let (shots, until) = (&vm.shots, cx.now() + PATIENCE);
-    // Switched off and on: its screen comes again.
-    let again = vm.again.borrow().clone();
-    if let Some(again) = again {
-        cx.within(PATIENCE, first(again.wait(), vm.ended.wait())).await.ok_or_else(away)?;
+    let until = cx.now() + PATIENCE;
+    loop {
+        // Switched off and on: its screen comes again.
+        let again = vm.again.borrow().clone();
+        if let Some(again) = again {
+            cx.within(PATIENCE, first(again.wait(), vm.ended.wait())).await.ok_or_else(away)?;
+        }
+        let outcome = next(cx, vm, width, until).await;
+        let is_ending = || vm.leaving.get().is_some() || vm.process.borrow().exit.get().is_some();
+        match outcome {
+            // It was cut off by that.
+            Err(_) if vm.again.borrow().is_some() && cx.now() < until => {}
+            Err(_) if is_ending() => return Err(ending()),
+            outcome => return outcome,
+        }
     }
+}
+
+async fn next(cx: &Cx, vm: &Vm, width: Width, until: Instant) -> Outcome {
+    let shots = &vm.shots;
     while cx.now() < until {
         if let Some(shot) = shots.fresh(width, cx.now()) {
             return Ok(shot);

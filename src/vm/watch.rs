@@ -6,7 +6,7 @@
 use super::args::Accel;
 use super::process::Process;
 use super::{Vm, lifetime, real, restart};
-use crate::db::vms::VmState;
+use crate::db::vms::{self, VmState};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::sys::pidfd::Exit;
@@ -58,6 +58,8 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
         if broke && cx.hypervisor.kvm_failed(&cx, "a guest died with KVM's internal error").await {
             log::warn!(vmid:% = process.vmid, user = process.owner(); "KVM internal error: the VM is started again under TCG");
             process.kvm_broke.set(true);
+            // A server that takes over now starts the other one.
+            let _ = cx.db(vms::strike_process(&cx.db, process.vmid.to_string())).await;
             real::kill(&cx, &process).await;
         }
     });
