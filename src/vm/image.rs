@@ -169,10 +169,13 @@ pub fn find(config: &Config, profile: &Profile, uid: &str, asked: Option<&str>) 
     check(&path, &allowed(config, &rule, uid), asked.is_none())
 }
 
-/// The size of the profile's image for this user, if there is one; for lists.
+/// Name and size of what the profile starts for this user who names nothing, if that is there; for lists.
 #[must_use]
-pub fn own_size(profile: &Profile, uid: &str) -> Option<(String, u64)> {
-    let path = rule(profile, uid).ok()?.path();
+pub fn usual(profile: &Profile, uid: &str) -> Option<(String, u64)> {
+    let path = match &profile.base_disk {
+        Some(base) => base.clone(),
+        None => rule(profile, uid).ok()?.path(),
+    };
     let size = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?.len();
     Some((file_name(&path), size))
 }

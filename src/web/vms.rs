@@ -24,6 +24,8 @@ use std::sync::Arc;
 const PAGE: u64 = 20;
 /// Most rows a page may have.
 const PAGE_MAX: u64 = 100;
+/// The kept disk that nobody named.
+const USUAL_DISK: &str = "default";
 /// Marks a place among the live VMs, which come before newer ones that have ended.
 const LIVE: &str = "live-";
 
@@ -120,7 +122,7 @@ fn parse_wish(config: &Config, user: &str, body: &[u8]) -> Result<Wish, Problem>
     })
 }
 
-/// Whether a disk is kept, and which. Without a name it is the one called `default`.
+/// Whether a disk is kept, and which. Without a name it is [`USUAL_DISK`].
 fn kept_disk(config: &Config, profile: &Profile, user: &str, fields: &Fields) -> Result<Option<KeptDisk>, Problem> {
     let layout = crate::store::Layout::new(&config.base_dir);
     let by_path = |path: &str| {
@@ -152,7 +154,7 @@ fn kept_disk(config: &Config, profile: &Profile, user: &str, fields: &Fields) ->
         Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
     };
     let by_name = named.is_some();
-    Ok(persistent.then(|| KeptDisk { name: named.unwrap_or_else(|| "default".into()), by_name }))
+    Ok(persistent.then(|| KeptDisk { name: named.unwrap_or_else(|| USUAL_DISK.into()), by_name }))
 }
 
 /// The user's live VM as an object, if there is one: from memory, or a row that is only being started.
@@ -275,14 +277,19 @@ pub(super) async fn end(cx: &Cx, caller: &Caller, row: VmRow, force: bool) -> Re
 pub async fn profiles(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let user = req.caller()?.user.id.clone();
     let config = Arc::clone(&cx.config);
-    let shown: Vec<Value> =
-        cx.disk(move || config.profiles.values().map(|profile| profile_json(profile, &user)).collect()).await?;
+    let shown: Vec<Value> = cx
+        .disk(move || config.profiles.values().map(|profile| profile_json(&config, profile, &user)).collect())
+        .await?;
     Ok(Response::json(200, &json!({ "profiles": shown })))
 }
 
-fn profile_json(profile: &Profile, user: &str) -> Value {
-    let image = image::own_size(profile, user);
-    let why = image.is_none().then_some("There is no image for you to start yet.");
+fn profile_json(config: &Config, profile: &Profile, user: &str) -> Value {
+    let image = image::usual(profile, user);
+    // A disk that is there is started without an image.
+    let layout = crate::store::Layout::new(&config.base_dir);
+    let has_disk = || profile.persistence == Persistence::Persistent && disks::path(&layout, user, USUAL_DISK).exists();
+    let why = (image.is_none() && !has_disk())
+        .then_some("There is no image for you to start yet: upload one, or ask whoever runs this server.");
     json!({
         "name": profile.name,
         "title": profile.title,

@@ -1,7 +1,8 @@
 // What happened: connections, alerts, the audit trail.
-import { make } from "../shared/dom.js";
+import { idButton, make } from "../shared/dom.js";
+import { when } from "../shared/when.js";
 import { bytes } from "../shared/words.js";
-import { idButton, pages, when } from "./rows.js";
+import { pages } from "./rows.js";
 
 const CONSOLES = { vnc: "desktop", serial: "terminal" };
 

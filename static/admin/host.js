@@ -1,5 +1,5 @@
 // The host: how it is now, and graphs of the last hour or day. What draws them is loaded when the section is first opened.
-import { call } from "../shared/api.js";
+import { Problem, call } from "../shared/api.js";
 import { $, make, notice } from "../shared/dom.js";
 import { megabytes } from "../shared/words.js";
 import { fact } from "./rows.js";
@@ -53,7 +53,8 @@ export function host() {
       (await graphs).show(history);
     } catch (problem) {
       if (problem.status === 401 || mine !== turn) return;
-      notice($("host-none"), problem.status === 404 ? ABSENT : problem.message, problem.status === 404 ? "" : "bad");
+      const words = problem instanceof Problem ? problem.message : "What draws the graphs could not be loaded. Check your connection; it is tried again.";
+      notice($("host-none"), problem.status === 404 ? ABSENT : words, problem.status === 404 ? "" : "bad");
       if (problem.status === 404) return;
       graphs = $("graphs").children.length ? graphs : null;
     }

@@ -1,8 +1,9 @@
 // Invitations: a link for a class, told once.
 import { call, serverNow } from "../shared/api.js";
-import { $, make } from "../shared/dom.js";
+import { $, make, sure } from "../shared/dom.js";
+import { when } from "../shared/when.js";
 import { exactly, span } from "../shared/words.js";
-import { pages, sure, tellSecret, when } from "./rows.js";
+import { pages, tellSecret } from "./rows.js";
 
 const POLICY = {
   open: "Sign-up is open on this server: everybody may make an account without an invitation, as a user. With signup = \"invite\" in the settings only invited people can.",

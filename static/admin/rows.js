@@ -1,39 +1,10 @@
-// What the sections of the page share: times, ids, lists that go on, and the two dialogs.
-import { call, serverNow } from "../shared/api.js";
-import { $, make, notice } from "../shared/dom.js";
-import { ago, exactly } from "../shared/words.js";
-
-/** How long ago, with the exact time on hover. */
-export function when(date) {
-  return make("time", { datetime: date, title: exactly(date) }, ago(serverNow() - Date.parse(date)));
-}
-
-/** An id that a click copies. */
-export function idButton(id) {
-  const button = make("button", { type: "button", class: "font-mono underline decoration-dotted underline-offset-4", title: "Copy", "aria-label": `Copy the id ${id}` }, id);
-  button.addEventListener("click", async () => {
-    await navigator.clipboard?.writeText(id).catch(() => null);
-    button.textContent = "copied";
-    setTimeout(() => (button.textContent = id), 1200);
-  });
-  return button;
-}
+// What the sections of the page share: facts, lists that go on, and what is told once.
+import { call } from "../shared/api.js";
+import { $, ask, copies, make, notice } from "../shared/dom.js";
 
 /** A small labelled fact. */
 export function fact(name, value) {
   return make("div", { class: "min-w-0" }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere tabular-nums" }, value));
-}
-
-/** Asks once, naming what is lost; resolves to true for yes. */
-export async function sure({ title, loss, yes }) {
-  const dialog = $("sure");
-  $("sure-title").textContent = title;
-  $("sure-loss").textContent = loss;
-  $("sure-yes").textContent = yes;
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  return dialog.returnValue === "yes";
 }
 
 /** Shows what is told once; resolves when it was closed. */
@@ -43,20 +14,15 @@ export async function tellSecret({ title, label, text, hint = "It is shown only 
   $("secret-label").textContent = label;
   $("secret-text").value = text;
   $("secret-hint").textContent = hint;
-  dialog.showModal();
+  const closed = ask(dialog);
   $("secret-text").select();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  await closed;
   $("secret-text").value = "";
 }
 
 /** Wires the dialog's Copy button. */
 export function setUpSecret() {
-  $("secret-copy").addEventListener("click", async () => {
-    $("secret-text").select();
-    await navigator.clipboard?.writeText($("secret-text").value).catch(() => null);
-    $("secret-copy").textContent = "Copied";
-    setTimeout(() => ($("secret-copy").textContent = "Copy"), 1500);
-  });
+  copies($("secret-copy"), () => $("secret-text").value, $("secret-text"));
 }
 
 /**

@@ -1,7 +1,8 @@
 // People: roles, quotas, disabling, other passwords.
 import { call } from "../shared/api.js";
-import { $, make } from "../shared/dom.js";
-import { idButton, pages, sure, tellSecret, when } from "./rows.js";
+import { $, idButton, make, sure } from "../shared/dom.js";
+import { when } from "../shared/when.js";
+import { pages, tellSecret } from "./rows.js";
 
 const ROLES = ["user", "teacher", "admin"];
 
@@ -31,7 +32,11 @@ function roleChoice(user, mine, redraw) {
 
 function quotaField(user, redraw) {
   const field = make("input", { class: "input w-28", type: "number", min: "1", max: "1048576", placeholder: "default", value: user.quota_gb ?? "", "aria-label": `Quota of ${user.login} in GB; empty for the default` });
-  field.addEventListener("change", () => change(user, { quota_gb: Number(field.value) || 0 }, redraw));
+  field.addEventListener("change", () => {
+    // What is no number reads as empty, and empty means the default.
+    if (field.validity.valid) return change(user, { quota_gb: Number(field.value) || 0 }, redraw);
+    $("users-error").textContent = `${user.login}: the quota is a whole number of GB from 1 to 1048576, or empty for the default.`;
+  });
   return make("span", { class: "flex items-center gap-2" }, field, make("span", { class: "hint" }, "GB"));
 }
 

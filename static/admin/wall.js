@@ -3,10 +3,9 @@
 // The list is asked for every few seconds while the section is open and the page in front; a tile stays the same element as long as
 // its desktop is there, so that pictures, selection and focus stay.
 import { call, serverNow } from "../shared/api.js";
-import { $, make, notice } from "../shared/dom.js";
+import { $, idButton, make, notice, sure } from "../shared/dom.js";
 import { thumbnail } from "../shared/thumbnail.js";
-import { exactly, megabytes, span } from "../shared/words.js";
-import { idButton, sure } from "./rows.js";
+import { RESTART_LOSS, exactly, megabytes, span } from "../shared/words.js";
 
 const LIST_MS = 5000;
 const LOAD_MS = 10_000;
@@ -36,12 +35,12 @@ function makeTile(acts, changed) {
 
 function factsOf(vm, load) {
   const parts = [];
-  if (load) parts.push(`CPU ${Math.round(load.cpu_percent)} %, ${megabytes(load.rss_mb)} used`);
-  if (vm.connected) parts.push("somebody looks");
-  if (vm.idle_s !== null) parts.push(vm.idle_s < 60 ? "in use" : `idle ${span(vm.idle_s * 1000)}`);
-  if (vm.started_at) parts.push(`up ${span(serverNow() - Date.parse(vm.started_at))}`);
+  if (load) parts.push([`CPU ${Math.round(load.cpu_percent)} %`], [`${megabytes(load.rss_mb)} used`]);
+  if (vm.connected) parts.push(["somebody looks"]);
+  if (vm.idle_s !== null) parts.push([vm.idle_s < 60 ? "in use" : `idle ${span(vm.idle_s * 1000)}`, `Last used ${exactly(serverNow() - vm.idle_s * 1000)}`]);
+  if (vm.started_at) parts.push([`up ${span(serverNow() - Date.parse(vm.started_at))}`, `Since ${exactly(vm.started_at)}`]);
   // A number stays with its unit.
-  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(", ").replaceAll(",\u00a0", ", ");
+  return parts.flatMap(([words, title], at) => [at ? ", " : "", make("span", { class: "whitespace-nowrap", title }, words)]);
 }
 
 function draw(tile, vm, load, acts) {
@@ -54,7 +53,7 @@ function draw(tile, vm, load, acts) {
   const page = `/novnc/?path=ws/${encodeURIComponent(vm.http_port)}&vmid=${encodeURIComponent(vm.vmid)}`;
   tile.look.href = `${page}&view=1`;
   tile.look.setAttribute("aria-label", `Look at the desktop of ${vm.user}`);
-  tile.facts.textContent = factsOf(vm, load);
+  tile.facts.replaceChildren(...factsOf(vm, load));
   if (first) tile.foot.append(idButton(vm.vmid), make("span", {}));
   // Looking is the rule; whoever does more says so, and it is written down.
   if (first && acts) tile.foot.append(" ", make("a", { class: "link whitespace-nowrap", href: `${page}&control=1`, "aria-label": `Take control of the desktop of ${vm.user}` }, "Take control"));
@@ -78,7 +77,8 @@ async function everyone() {
 }
 
 function lossOf(vms, what) {
-  const bare = what === "stop" ? vms.filter((vm) => vm.persistence !== "persistent").length : 0;
+  if (what === "restart") return `${people(vms.map((vm) => vm.user))}: ${RESTART_LOSS}`;
+  const bare = vms.filter((vm) => vm.persistence !== "persistent").length;
   const open = `Open programs of ${people(vms.map((vm) => vm.user))} are closed, and what is not saved in them is lost.`;
   if (!bare) return open;
   return `${open} ${bare === vms.length ? (bare === 1 ? "It keeps" : "They keep") : `${bare} of them keep`} nothing: every file there is gone for good.`;
@@ -91,13 +91,14 @@ export function wall({ acts }) {
   let timers = [];
   let open = false;
   let listed = false;
+  let acting = false;
 
   const shown = () => [...tiles.values()].filter((tile) => !tile.item.hidden);
   const chosen = () => shown().filter((tile) => tile.choose.checked);
   const count = () => {
     const [all, some] = [shown().length, chosen().length];
     if (listed) $("wall-count").textContent = `${desktops(all)}${acts && some ? `, ${some} selected` : ""}`;
-    for (const id of ["wall-restart", "wall-stop"]) $(id).disabled = some === 0;
+    for (const id of ["wall-restart", "wall-stop"]) $(id).disabled = some === 0 || acting;
     $("wall-all").textContent = all > 0 && some === all ? "Select none" : "Select all";
     $("wall-all").disabled = all === 0;
     const words = $("wall-search").value.trim();
@@ -152,6 +153,8 @@ export function wall({ acts }) {
     const word = what === "stop" ? "Stop" : "Restart";
     if (!vms.length || !(await sure({ title: `${word} ${desktops(vms.length)}?`, loss: lossOf(vms, what), yes: word }))) return;
     for (const id of ["wall-done", "wall-error"]) $(id).textContent = "";
+    acting = true;
+    count();
     $("wall-done").textContent = `${what === "stop" ? "Stopping" : "Restarting"} ${desktops(vms.length)}…`;
     const failed = [];
     let done = 0;
@@ -164,6 +167,7 @@ export function wall({ acts }) {
     } catch (problem) {
       failed.push(problem.message);
     }
+    acting = false;
     $("wall-done").textContent = done ? `${desktops(done)} ${what === "stop" ? "stopped" : "restarted"}.` : "";
     $("wall-error").dataset.of = "act";
     $("wall-error").textContent = failed.join("\n");

@@ -13,7 +13,7 @@ export function readAddress({ search, hash }, wanted = "") {
   if (!port || (console ?? "") !== wanted || Number(port) < 1 || Number(port) > 65535) return null;
   const vmid = query.get("vmid") ?? "";
   const share = /^#share=([\w-]{16,128})$/.exec(hash)?.[1] ?? null;
-  return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", control: query.get("control") === "1", share };
+  return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", control: query.get("control") === "1", share, watches: query.has("view") || query.has("control") };
 }
 
 /** The console's address on the server this page came from. */

@@ -93,8 +93,8 @@ export function setUpBar(focusGuest) {
     });
   }
   $("screen").addEventListener("pointerdown", () => {
-    closePanels();
-    showBar();
+    // What lies under the bar belongs to the guest: it comes only when asked for.
+    if (panels().some((panel) => !panel.hidden)) closePanels();
   }, true);
   showBar();
 }

@@ -29,7 +29,7 @@ export function watch(canvas) {
     black = isBlack(canvas, small) ? black + 1 : 0;
     drew ||= black === 0;
     const blank = black >= (drew ? ASLEEP_LOOKS : PATIENCE_LOOKS);
-    const words = drew ? "The guest's screen is black. It may be asleep: press a key or move the pointer." : "Waiting for the guest to draw something…";
+    const words = drew ? "The guest's screen is black. It may be asleep: press a key or move the pointer." : "Its screen is empty so far: the system is starting, and has drawn nothing yet. Its terminal may say more.";
     if (blank && $("blank").textContent !== words) $("blank").textContent = words;
     $("blank").hidden = !blank;
   }, LOOK_MS);

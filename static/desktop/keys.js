@@ -53,13 +53,18 @@ export function sendCharacter(rfb, character, layout) {
   if (dead) rfb.sendKey(keysymOf(" "), "Space");
 }
 
-/** Types a text at a pace a guest can follow. Stops when `signal` says so; tells `progress(done, all)`. */
+/**
+ * Types a text at a pace a guest can follow; tells `progress(done, all)`. Stops when `signal` says so or `rfb()` is another connection, or one that
+ * only looks: resolves to false then.
+ */
 export async function sendText(rfb, text, layout, signal, progress) {
+  const session = rfb();
   const characters = [...text.replace(/\r\n?/g, "\n")];
   for (const [index, character] of characters.entries()) {
-    if (signal.aborted) return;
-    sendCharacter(rfb, character, layout);
+    if (signal.aborted || rfb() !== session || session.viewOnly) return false;
+    sendCharacter(session, character, layout);
     progress(index + 1, characters.length);
     await new Promise((later) => setTimeout(later, PACE_MS));
   }
+  return true;
 }

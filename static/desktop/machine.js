@@ -1,8 +1,8 @@
 // The machine behind the screen, as the API knows it: found by its id or by its websocket's port.
 import { call } from "../shared/api.js";
 import { consoleUrl } from "./address.js";
-import { ending, loss } from "../shared/words.js";
-import { $ } from "../shared/dom.js";
+import { RESTART_LOSS, ending, loss } from "../shared/words.js";
+import { $, ask } from "../shared/dom.js";
 
 const ALIVE = ["starting", "running", "stopping"];
 const LOOK_MS = 300;
@@ -52,6 +52,8 @@ export async function epitaph(why, address, page = "desktop") {
   switch (why) {
     case "stopped": {
       const vm = await finished(address);
+      // Who looks at somebody else's cannot start it again.
+      if (address.watches) return ["This desktop has stopped", vm && !ALIVE.includes(vm.state) ? ending(vm, false) : "Its owner can start it again."];
       return ["Your desktop has stopped", vm && !ALIVE.includes(vm.state) ? ending(vm) : "Start it again from the start page."];
     }
     case "forbidden":
@@ -67,16 +69,9 @@ export async function epitaph(why, address, page = "desktop") {
   }
 }
 
-/** Opens a dialog and resolves to the button it was closed with. */
-async function ask(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  return dialog.returnValue;
-}
-
 /** Asks once how to restart, then does. Resolves to a sentence to show when that failed. */
 export async function askAndRestart(address) {
+  $("restart-loss").textContent = RESTART_LOSS;
   const mode = await ask($("restart"));
   if (mode !== "reset" && mode !== "power-cycle") return "";
   try {

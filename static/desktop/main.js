@@ -39,6 +39,13 @@ function prepare(session) {
   session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
 }
 
+/** Says why something did not work, until it is closed; "" takes that away. */
+function trouble(text) {
+  $("trouble").hidden = !text;
+  $("trouble-text").textContent = text;
+  if (text) veil.notStopping();
+}
+
 /** What this person does goes on to the machine, or not. */
 function allow(control) {
   address.viewOnly = !control;
@@ -81,24 +88,20 @@ if (address) {
   $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("restart-open").addEventListener("click", async () => {
-    const trouble = await askAndRestart(address);
-    if (trouble) {
-      $("blank").textContent = trouble;
-      $("blank").hidden = false;
-    }
+    trouble(await askAndRestart(address));
     focusGuest();
   });
   $("stop-open").addEventListener("click", async () => {
-    const trouble = await askAndStop(address, veil.stopping);
-    if (trouble) {
-      $("blank").textContent = trouble;
-      $("blank").hidden = false;
-    }
+    trouble(await askAndStop(address, veil.stopping));
+    focusGuest();
+  });
+  $("trouble-close").addEventListener("click", () => {
+    trouble("");
     focusGuest();
   });
   setUpWarning(focusGuest);
   // Who looks at somebody else's machine gets no news of it but what he may.
-  if (address.share || address.viewOnly || address.control) viewing(address, allow);
+  if (address.share || address.watches) viewing(address, allow);
   else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {

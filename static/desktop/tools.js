@@ -1,5 +1,5 @@
 // What each tool on the bar does to the guest or to the window.
-import { $, make, memory } from "../shared/dom.js";
+import { $, copies, make, memory } from "../shared/dom.js";
 import { closePanels } from "./bar.js";
 import { CHORDS, chordName, sendChord, sendText } from "./keys.js";
 import { layouts, strokeOf } from "./layouts.js";
@@ -69,7 +69,8 @@ function setUpText(rfb) {
     typing = new AbortController();
     $("type").textContent = "Stop typing";
     const told = (done, all) => ($("text-note").textContent = `Typed ${done} of ${all}.`);
-    await sendText(rfb(), $("outgoing").value, layout.value, typing.signal, told);
+    const done = await sendText(rfb, $("outgoing").value, layout.value, typing.signal, told);
+    if (!done && !typing.signal.aborted) $("text-note").textContent += " The rest was not: the connection was lost.";
     typing = null;
     $("type").textContent = "Type this text";
   });
@@ -79,10 +80,7 @@ function setUpText(rfb) {
     $("text-note").textContent = "Sent to its clipboard. Nothing to paste there? Then it has no agent for that: type the text instead.";
   });
   $("outgoing").addEventListener("input", look);
-  $("copy").addEventListener("click", async () => {
-    $("incoming").select();
-    await navigator.clipboard?.writeText($("incoming").value);
-  });
+  copies($("copy"), () => $("incoming").value, $("incoming"));
 }
 
 /** Text the guest has copied. */

@@ -68,6 +68,11 @@ export function ended(title, text) {
   $("veil-home").focus();
 }
 
+/** It does not end after all. */
+export function notStopping() {
+  $("words").textContent = WORDS[stateNow()];
+}
+
 /** Something goes on that ends the machine. */
 export function stopping() {
   $("words").textContent = "Shutting down";

@@ -68,6 +68,7 @@ export function setUpAuth(enter) {
       if (policy !== "invite") delete values.invite;
       const answer = await call("POST", `/auth/${tab}`, values).catch((problem) => {
         problem.field ||= FIELD_OF[problem.code] ?? "";
+        if (problem.code === "bad_credentials") problem.message += " Forgotten your password? Whoever runs this server can give you another.";
         throw problem;
       });
       for (const form of [$("form-login"), $("form-signup")]) form.elements.password.value = "";

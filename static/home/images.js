@@ -2,10 +2,11 @@
 //
 // Uploads go by tus: after a lost connection or a reload they go on where they stopped. A browser keeps no hold on a file over a reload, so it
 // has to be chosen again; the address of what has come so far is remembered here.
-import { Upload } from "tus-js-client";
-import { call } from "../shared/api.js";
-import { $, make } from "../shared/dom.js";
-import { ago, bytes, exactly, span } from "../shared/words.js";
+import { Upload, defaultOptions } from "tus-js-client";
+import { call, refused } from "../shared/api.js";
+import { $, make, sure } from "../shared/dom.js";
+import { when } from "../shared/when.js";
+import { bytes, span } from "../shared/words.js";
 
 const SMALLEST = 10_000_000;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
@@ -14,6 +15,8 @@ let images = [];
 let left = Infinity;
 let upload = null;
 let speed = null;
+/** An upload waits for the network. */
+let waits = false;
 let told = () => {};
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
@@ -24,10 +27,25 @@ async function fault(file) {
   if (!format) return "Choose an .iso file, or a disk image that ends in .qcow2, .raw or .img.";
   if (file.size > left) return `This file has ${bytes(file.size)}, and your quota has ${bytes(left)} left. Remove an image first.`;
   if (format !== "qcow2" && file.size < SMALLEST) return `This file has only ${bytes(file.size)}; a bootable image has at least 10 MB. Was the download complete?`;
-  const head = new TextDecoder("latin1").decode(await file.slice(0, 65536).arrayBuffer());
-  if (format === "iso" && head.slice(32769, 32774) !== "CD001") return "This is not a CD image. Choose the distribution's .iso file itself, not an archive of it.";
-  if (format === "qcow2" && !head.startsWith("QFI\xfb")) return "This is not a qcow2 disk image, although its name says so.";
-  return "";
+  if (format === "raw" && file.size % 512 !== 0) return "The size of this file is no multiple of 512, so it is no raw disk image. Was the download complete?";
+  const head = new Uint8Array(await file.slice(0, 65536).arrayBuffer());
+  const text = (from, length) => String.fromCharCode(...head.subarray(from, from + length));
+  if (format === "qcow2" && text(0, 4) !== "QFI\xfb") return "This is not a qcow2 disk image, although its name says so.";
+  return format === "iso" ? faultOfIso(head, text, file.size) : "";
+}
+
+/** The same of an ISO 9660 image, from its volume descriptors (ECMA-119 8, El Torito 1.0). */
+function faultOfIso(head, text, size) {
+  const number = (at) => new DataView(head.buffer).getUint32(at, true);
+  if (text(32769, 5) !== "CD001") return "This is not a CD image. Choose the distribution's .iso file itself, not an archive of it.";
+  let bootable = false;
+  for (let at = 32768; at + 2048 <= head.length && text(at + 1, 5) === "CD001" && head[at] !== 255; at += 2048) {
+    if (head[at] === 0 && text(at + 7, 23) === "EL TORITO SPECIFICATION") bootable = true;
+    // Some tools leave out up to 150 sectors of padding that the descriptor counts.
+    const whole = number(at + 80) * 2048;
+    if (head[at] === 1 && whole > size + 150 * 2048) return `This image is cut off: ${bytes(size)} of ${bytes(whole)} are there. Download it again.`;
+  }
+  return bootable ? "" : "A PC cannot start from this CD image. Choose the installer or the live image of the distribution.";
 }
 
 function say(words) {
@@ -38,7 +56,7 @@ function problemOf(error) {
   try {
     return JSON.parse(error.originalResponse.getBody()).detail;
   } catch {
-    return "The server cannot be reached. Resume when you are connected again.";
+    return "The server cannot be reached. It goes on when you are connected again, or when you resume it.";
   }
 }
 
@@ -75,13 +93,21 @@ async function begin(file) {
   upload = new Upload(file, {
     endpoint: "/uploads/",
     metadata,
-    retryDelays: [0, 1000, 3000, 5000, 10000],
+    retryDelays: [0, 1000, 3000, 5000, 10000, 20000, 30000],
     removeFingerprintOnSuccess: true,
+    // It forgets how far it is when that question is refused: who is not signed in any more does not ask.
+    onBeforeRequest: async (request) => void (request.getMethod() === "HEAD" && (await call("GET", "/auth/me"))),
     onProgress: progress,
     onError: (error) => {
+      const status = error.originalResponse?.getStatus() ?? 0;
+      // Its session is over, or the server has had enough for now: what has come stays there.
+      if (status === 401 || status === 429 || status < 400 || status >= 500) {
+        paused(true);
+        say("Paused.");
+        if (status === 401) return refused();
+        waits = status === 0;
+      } else over();
       $("image-error").textContent = problemOf(error);
-      if (error.originalResponse?.getStatus() >= 400 && error.originalResponse.getStatus() < 500) over();
-      else paused(true);
     },
     onSuccess: async () => {
       over();
@@ -97,41 +123,55 @@ async function begin(file) {
   paused(false);
   say("Looking how far it is…");
   $("upload").hidden = false;
+  $("upload-unfinished").textContent = "";
   $("image-choose").hidden = true;
   const [before] = await upload.findPreviousUploads();
   if (before) upload.resumeFromPreviousUpload(before);
+  go();
+}
+
+function go() {
+  waits = false;
+  $("image-error").textContent = "";
+  speed = null;
+  paused(false);
   upload.start();
 }
 
 async function pause() {
   if (!upload) return;
-  if ($("upload-pause").dataset.paused) {
-    $("image-error").textContent = "";
-    speed = null;
-    paused(false);
-    upload.start();
-  } else {
-    await upload.abort();
-    paused(true);
-    say("Paused. You may close this page and choose the same file again later.");
-  }
+  if ($("upload-pause").dataset.paused) go();
+  else await pauseUpload("Paused. You may close this page and choose the same file again later.");
+}
+
+/** Holds what is on its way and says so; what has come stays there. */
+export async function pauseUpload(words) {
+  if (!upload) return;
+  paused(true);
+  waits = false;
+  await upload.abort().catch(() => null);
+  say(words);
+}
+
+/** Lets go of it: somebody else is here now. */
+export function dropUpload() {
+  upload?.abort().catch(() => null);
+  over();
+  say("");
+  $("upload-unfinished").textContent = "";
 }
 
 async function cancel() {
   const was = upload;
+  if (!(await sure({ title: "Throw this upload away?", loss: `What has come of ${$("upload-name").textContent} is gone; another time it begins anew.`, yes: "Throw away" })) || was !== upload) return;
   over();
   say("");
   // Whether or not the server hears it: it throws half uploads away after a while.
   await was?.abort(true).catch(() => null);
 }
 
-async function remove(image, button) {
-  if (button.dataset.sure !== "yes") {
-    button.dataset.sure = "yes";
-    button.textContent = "Remove for good?";
-    button.addEventListener("blur", () => Object.assign(button, { textContent: "Remove" }) && (button.dataset.sure = ""), { once: true });
-    return;
-  }
+async function remove(image) {
+  if (!(await sure({ title: `Remove ${image.name}?`, loss: `Its ${bytes(image.size)} are gone for good; to start from it again you have to upload it again.`, yes: "Remove" }))) return;
   try {
     await call("DELETE", `/isos/${encodeURIComponent(image.name)}`);
     $("image-error").textContent = "";
@@ -144,13 +184,13 @@ async function remove(image, button) {
 }
 
 function line(image) {
-  const words = [bytes(image.size), image.shared ? "for everybody" : ago(Date.now() - Date.parse(image.modified_at)), image.in_use && "in use"];
+  const words = [bytes(image.size), image.shared ? "for everybody" : when(image.modified_at), image.in_use && "in use"].filter(Boolean);
   const row = make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-1 items-center" });
   const name = make("span", { class: "font-semibold wrap-anywhere" }, image.name);
-  row.append(make("span", { class: "mr-auto min-w-0" }, name, make("span", { class: "hint block", title: exactly(image.modified_at) }, words.filter(Boolean).join(", "))));
+  row.append(make("span", { class: "mr-auto min-w-0" }, name, make("span", { class: "hint block" }, ...words.flatMap((word, at) => (at ? [", ", word] : [word])))));
   if (!image.shared) {
     const button = make("button", { type: "button", class: "btn", "aria-label": `Remove ${image.name}` }, "Remove");
-    button.addEventListener("click", () => remove(image, button));
+    button.addEventListener("click", () => remove(image));
     row.append(button);
   }
   return row;
@@ -169,6 +209,20 @@ export async function loadImages() {
 /** What may be started, for the picker. */
 export function imageNames() {
   return images.map((image) => ({ name: image.name, words: `${image.name}, ${bytes(image.size)}` }));
+}
+
+/** Says which uploads of before have not come to their end. */
+export async function lookForUnfinished() {
+  const before = await defaultOptions.urlStorage.findAllUploads().catch(() => []);
+  const words = [];
+  for (const { uploadUrl, metadata, size } of before.slice(-5)) {
+    const url = uploadUrl && new URL(uploadUrl, location.href);
+    if (!url || url.origin !== location.origin) continue;
+    // Somebody else's is not there, nor is one whose time is over.
+    const answer = await fetch(url, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } }).catch(() => null);
+    if (answer?.ok) words.push(`${metadata?.filename}: ${bytes(Number(answer.headers.get("Upload-Offset")))} of ${bytes(size)} have come. Choose the same file again to go on.`);
+  }
+  if (!upload) $("upload-unfinished").textContent = words.join(" ");
 }
 
 /** Wires the list; `changed` is told when an image came or went. */
@@ -190,5 +244,6 @@ export function setUpImages(changed) {
       if (file) begin(file);
     });
   }
+  addEventListener("online", () => upload && waits && go());
   addEventListener("beforeunload", (event) => upload && !$("upload-pause").dataset.paused && event.preventDefault());
 }

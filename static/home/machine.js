@@ -3,10 +3,11 @@
 // `show(vm)` is the only way in, whatever told us (an answer, an event, a reload). It draws the
 // state it is given and keeps nothing but the machine on show and when its start began.
 import { call, serverNow } from "../shared/api.js";
-import { $, badge, make, notice } from "../shared/dom.js";
+import { $, ask, badge, idButton, make, notice } from "../shared/dom.js";
 import { thumbnail } from "../shared/thumbnail.js";
 import { warn } from "../shared/warning.js";
-import { ago, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span, watching } from "../shared/words.js";
+import { when } from "../shared/when.js";
+import { RESTART_LOSS, ending, exactly, idleLimit, imageName, keeps, loss, megabytes, span, watching } from "../shared/words.js";
 import { titleOf } from "./launcher.js";
 import { showSnapshots } from "./snapshots.js";
 
@@ -44,16 +45,6 @@ function say(words) {
 
 function fact(name, value, title) {
   return make("div", { class: "min-w-0" }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
-}
-
-function idButton(vmid) {
-  const button = make("button", { type: "button", class: "font-mono font-semibold underline decoration-dotted underline-offset-4", title: "Copy" }, vmid);
-  button.addEventListener("click", async () => {
-    await navigator.clipboard?.writeText(vmid);
-    button.textContent = "copied";
-    setTimeout(() => (button.textContent = vmid), 1200);
-  });
-  return button;
 }
 
 function showRunning(vm) {
@@ -123,25 +114,21 @@ function tick() {
   }
 }
 
-/** Opens a dialog and resolves to the button it was closed with. */
-async function ask(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  return dialog.returnValue;
-}
-
 async function restart() {
   const vm = shown;
+  $("restart-loss").textContent = RESTART_LOSS;
   const mode = await ask($("restart"));
   if (!["reset", "power-cycle"].includes(mode) || shown?.vmid !== vm.vmid || !alive(shown)) return;
   $("vm-restart").disabled = true;
+  $("vm-error").textContent = "";
+  $("vm-doing").textContent = mode === "reset" ? "Restarting…" : "Switching it off and on…";
   try {
     await call("POST", `/vms/${vm.vmid}/restart`, { mode });
     say("Your desktop was restarted.");
   } catch (problem) {
     if (shown?.vmid === vm.vmid) $("vm-error").textContent = problem.message;
   } finally {
+    $("vm-doing").textContent = "";
     $("vm-restart").disabled = false;
   }
 }
@@ -174,7 +161,6 @@ export function setUpMachine() {
 /** One line of a past session. */
 export function pastLine(vm) {
   const began = vm.started_at ?? vm.created_at;
-  const when = make("time", { datetime: began, title: exactly(began), class: "hint" }, ago(serverNow() - Date.parse(began)));
   const what = make("span", { class: "font-semibold wrap-anywhere mr-auto" }, titleOf(vm.profile));
-  return make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-1 items-baseline" }, what, when, make("span", { class: "hint w-full wrap-anywhere" }, ending(vm)));
+  return make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-1 items-baseline" }, what, when(began, { class: "hint" }), make("span", { class: "hint w-full wrap-anywhere" }, ending(vm)));
 }

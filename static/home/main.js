@@ -10,8 +10,8 @@ import { setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
-import { loadImages, setUpImages } from "./images.js";
-import { loadProfiles, showFacts, showImages, wish } from "./launcher.js";
+import { dropUpload, loadImages, lookForUnfinished, pauseUpload, setUpImages } from "./images.js";
+import { launchProblem, loadProfiles, refreshChoice, setUpLauncher, showChosen, welcome, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { setUpSnapshots } from "./snapshots.js";
 import { listViewers } from "./viewers.js";
@@ -21,6 +21,8 @@ const RETRY_MS = 3000;
 const OPENING = "vmshare.opening";
 
 let events = null;
+/** Who was signed in last. */
+let who = null;
 let launching = false;
 let loggingOut = false;
 // Counts log-ins and their ends: who waited for an answer across one does not go on.
@@ -34,11 +36,16 @@ function session(state) {
 /** Somebody is signed in: asks what they may start, and listens. `me` is the answer of /auth/me. */
 async function enter(me) {
   const mine = ++turn;
+  if (who !== me.user.id) {
+    dropUpload();
+    welcome(me);
+  }
+  who = me.user.id;
   showAccount(me.user);
   session("in");
   notice($("banner"), "");
   showLaunchError("");
-  events?.close();
+  deafen();
   try {
     await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
   } catch (problem) {
@@ -47,29 +54,54 @@ async function enter(me) {
   if (mine !== turn) return;
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
-  showImages();
-  $("images").hidden = false;
+  showChosen();
+  $("images").hidden = $("disks").hidden = false;
+  lookForUnfinished();
   joinIfStarting();
+  listenIfSeen();
+  await loadHistory();
+}
+
+/** A hidden page hears no news: a browser has few connections to one server. It asks again when it is seen. */
+function listenIfSeen() {
+  if (document.visibilityState !== "visible" || events) return;
   events = listen({
     onVm: changed,
     onMe: ended,
     onDown: (down) => notice($("banner"), down ? "Connection lost, trying again…" : "", "warn"),
     onRefused: () => call("GET", "/auth/me").catch(() => null),
   });
-  await loadHistory();
+}
+
+function deafen() {
+  events?.close();
+  events = null;
+}
+
+async function seen() {
+  if (document.visibilityState !== "visible") return deafen();
+  if (document.documentElement.dataset.session !== "in" || events) return;
+  const [mine, before] = [turn, current()];
+  listenIfSeen();
+  // What ended meanwhile is not told by a new stream.
+  if (!alive(before) || !before.vmid) return;
+  const now = await call("GET", `/vms/${before.vmid}`).catch(() => null);
+  if (now && mine === turn && current()?.vmid === before.vmid) changed(now.vm ?? now);
 }
 
 /** Nobody is signed in (any more). What was typed stays where it is. */
 function leave(message = "") {
   const was = document.documentElement.dataset.session;
   turn += 1;
-  events?.close();
-  events = null;
+  deafen();
+  // The session may be over in the middle of it: it goes on when the same person is back.
+  if (message) pauseUpload("Paused. Log in again, then resume it.");
+  else dropUpload();
   launching = false;
   session("out");
   show(null);
   // Whoever logs in next at this computer must not see what was this one's.
-  $("images").hidden = $("history").hidden = true;
+  $("images").hidden = $("disks").hidden = $("history").hidden = true;
   for (const dialog of document.querySelectorAll("dialog[open]")) if (dialog.id !== "auth") dialog.close();
   notice($("banner"), message, "warn");
   if (message) openAuth("login", message);
@@ -87,18 +119,18 @@ function changed(vm) {
   if (!alive(vm)) {
     loadHistory();
     // A disk may have come to be, and an image is in use no more.
-    Promise.all([loadImages(), loadDisks()]).then(showImages, () => null);
+    Promise.all([loadImages(), loadDisks()]).then(refreshChoice, () => null);
   }
 }
 
-/** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop. */
-async function launch() {
+/** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop; who joins a start chose nothing. */
+async function launch(joins = false) {
   if (launching) return;
   launching = true;
   showLaunchError("");
   if (current()?.state !== "starting") show({ state: "starting" });
   try {
-    const answer = await call("POST", "/run-iso", wish());
+    const answer = await call("POST", "/run-iso", wish(!joins));
     show({ ...current(), state: "running", ...answer.vm });
     if (takeOpening()) open(answer.redirect);
   } catch (problem) {
@@ -106,7 +138,9 @@ async function launch() {
     if (problem.status !== 0) takeOpening();
     if (problem.status === 401) return;
     if (!alive(current()) || current().state === "starting") show(null);
-    showLaunchError(problem.message);
+    showLaunchError(launchProblem(problem));
+    // A disk may have come to be before it failed.
+    loadDisks().then(refreshChoice, () => null);
     $("start").focus();
   } finally {
     launching = false;
@@ -119,7 +153,7 @@ function open(redirect) {
 }
 
 function joinIfStarting() {
-  if (current()?.state === "starting" && !launching) launch();
+  if (current()?.state === "starting" && !launching) launch(true);
 }
 
 function setOpening() {
@@ -200,8 +234,10 @@ setUpMachine();
 setUpWarning();
 setUpShare();
 setUpSnapshots();
-setUpDisks(showFacts);
-setUpImages(() => Promise.all([loadProfiles(), loadDisks()]).then(showImages, () => null));
+setUpLauncher();
+setUpDisks(refreshChoice, refreshChoice);
+setUpImages(() => loadProfiles().then(showChosen, () => null));
+document.addEventListener("visibilitychange", seen);
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

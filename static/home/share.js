@@ -2,7 +2,7 @@
 //
 // A link is shown once, when it is made: the server itself does not know it any more after that.
 import { call, serverNow } from "../shared/api.js";
-import { $, closable, make } from "../shared/dom.js";
+import { $, closable, copies, make, sure } from "../shared/dom.js";
 import { exactly, span } from "../shared/words.js";
 import { current } from "./machine.js";
 import { listViewers } from "./viewers.js";
@@ -14,6 +14,8 @@ function line(share) {
   const left = span(Math.max(0, Date.parse(share.expires_at) - serverNow())).replace(/ 0 (s|min|h)$/, "");
   const revoke = make("button", { type: "button", class: "btn", "aria-label": `Revoke the link that ${share.control ? "may use it" : "may look"}, ${left} left` }, "Revoke");
   revoke.addEventListener("click", async () => {
+    const open = share.viewers ? ` ${share.viewers === 1 ? "The screen that is" : `The ${share.viewers} screens that are`} open with it close.` : "";
+    if (!(await sure({ title: "Revoke this link?", loss: `Nobody can use it any more.${open}`, yes: "Revoke" }))) return;
     revoke.disabled = true;
     // Gone already is as good.
     await call("DELETE", `${path()}/${share.id}`).catch((problem) => problem.status !== 404 && tell(problem.message));
@@ -68,10 +70,5 @@ export function setUpShare() {
     event.preventDefault();
     create();
   });
-  $("share-copy").addEventListener("click", async () => {
-    $("share-link").select();
-    await navigator.clipboard?.writeText($("share-link").value).catch(() => null);
-    $("share-copy").textContent = "Copied";
-    setTimeout(() => ($("share-copy").textContent = "Copy"), 1500);
-  });
+  copies($("share-copy"), () => $("share-link").value, $("share-link"));
 }

@@ -1,11 +1,13 @@
 // Snapshots of the machine on show: take one before trying something, and go back with one click.
-import { call, serverNow } from "../shared/api.js";
-import { $, make } from "../shared/dom.js";
-import { ago, bytes, exactly } from "../shared/words.js";
+import { call } from "../shared/api.js";
+import { $, make, sure } from "../shared/dom.js";
+import { when } from "../shared/when.js";
+import { bytes } from "../shared/words.js";
 
 const DOING = { save: "Taking", restore: "Going back to", delete: "Removing" };
 
 let vmid = null;
+let busy = false;
 
 async function act(method, rest, body) {
   $("snapshot-error").textContent = "";
@@ -18,29 +20,25 @@ async function act(method, rest, body) {
   if (vmid === of) await load();
 }
 
-/** A button that asks once, in its own place, and names what is lost. */
-function sure(words, question, label, go) {
-  const button = make("button", { type: "button", class: "btn", "aria-label": label }, words);
-  button.addEventListener("click", () => {
-    if (button.textContent === question) return go();
-    button.textContent = question;
-    button.removeAttribute("aria-label");
+function button(words, label, question, go) {
+  const made = make("button", { type: "button", class: "btn", "aria-label": label, disabled: busy }, words);
+  made.addEventListener("click", async () => {
+    if (!(await sure(question))) return;
+    await go();
+    $("snapshots").querySelector("summary").focus();
   });
-  button.addEventListener("blur", () => {
-    button.textContent = words;
-    button.setAttribute("aria-label", label);
-  });
-  return button;
+  return made;
 }
 
 function line(snapshot) {
   const path = `/${encodeURIComponent(snapshot.name)}`;
-  const when = serverNow() - Date.parse(snapshot.created_at);
   const what = snapshot.memory ? `with its memory, ${bytes(snapshot.size)}` : "the disk alone";
   const words = make("span", { class: "mr-auto min-w-0" }, make("span", { class: "font-semibold wrap-anywhere" }, snapshot.name));
-  words.append(make("span", { class: "hint block", title: exactly(snapshot.created_at) }, `${ago(when)}, ${what}`));
-  const back = sure("Go back", "Lose what came after?", `Go back to ${snapshot.name}`, () => act("POST", `${path}/restore`));
-  const away = sure("Remove", "Remove for good?", `Remove ${snapshot.name}`, () => act("DELETE", path));
+  words.append(make("span", { class: "hint block" }, when(snapshot.created_at), `, ${what}`));
+  const lost = { title: `Go back to ${snapshot.name}?`, loss: "Everything that was done since then is lost: open programs, and files on the disk.", yes: "Go back" };
+  const back = button("Go back", `Go back to ${snapshot.name}`, lost, () => act("POST", `${path}/restore`));
+  const gone = { title: `Remove ${snapshot.name}?`, loss: "Nobody can go back to it any more. The desktop itself stays as it is.", yes: "Remove" };
+  const away = button("Remove", `Remove ${snapshot.name}`, gone, () => act("DELETE", path));
   return make("li", { class: "py-3 flex flex-wrap gap-x-3 gap-y-2 items-center" }, words, back, away);
 }
 
@@ -48,6 +46,7 @@ async function load() {
   const of = vmid;
   const answer = await call("GET", `/vms/${of}/snapshots`).catch(() => null);
   if (!answer || vmid !== of) return;
+  $("snapshot-none").hidden = answer.snapshots.length > 0;
   $("snapshot-list").replaceChildren(...answer.snapshots.map(line));
 }
 
@@ -57,7 +56,8 @@ export function showSnapshots(vm) {
   $("snapshots").hidden = !on;
   const job = vm?.job;
   $("snapshot-job").textContent = job ? `${DOING[job.what]} ${job.name}: ${job.percent} %` : "";
-  $("snapshot-take").disabled = Boolean(job);
+  busy = Boolean(job);
+  for (const one of [$("snapshot-take"), ...$("snapshot-list").querySelectorAll("button")]) one.disabled = busy;
   if (!on) {
     vmid = null;
   } else if (vmid !== vm.vmid) {

@@ -1,7 +1,7 @@
 // Who looks at the running desktop besides its owner, in the dialog about sharing: control is given
 // and taken here, and screens are closed.
 import { call, serverNow } from "../shared/api.js";
-import { $, make } from "../shared/dom.js";
+import { $, make, sure } from "../shared/dom.js";
 import { exactly, span } from "../shared/words.js";
 import { current } from "./machine.js";
 
@@ -20,7 +20,9 @@ function line(viewer) {
   const give = make("button", { type: "button", class: "btn", "aria-label": `${viewer.control ? "Take control from" : "Give control to"} ${who}` }, viewer.control ? "Take control" : "Give control");
   give.addEventListener("click", () => act("POST", viewer, { control: !viewer.control }));
   const close = make("button", { type: "button", class: "btn", "aria-label": `Close the screen of ${who}` }, "Close");
-  close.addEventListener("click", () => act("DELETE", viewer));
+  close.addEventListener("click", async () => {
+    if (await sure({ title: `Close the screen of ${who}?`, loss: viewer.kind === "link" ? "Whoever it is may come again as long as the link works; revoke the link to end that." : "Your desktop goes on. They may come again.", yes: "Close it" })) await act("DELETE", viewer);
+  });
   const since = make("span", { class: "hint", title: `Since ${exactly(viewer.since)}` }, `for ${span(Math.max(0, serverNow() - Date.parse(viewer.since)))}`);
   return make("li", { class: "py-2 flex flex-wrap items-center gap-2" }, make("span", { class: "mr-auto wrap-anywhere" }, `${who} ${what}, `, since), give, close);
 }

@@ -24,6 +24,11 @@ export function onSignedOut(act) {
   signedOut = act;
 }
 
+/** Somebody else than `call` was told that the server no longer knows us. */
+export function refused() {
+  signedOut();
+}
+
 /** The server's time in milliseconds, so that an uptime is right where this computer's clock is not. */
 export function serverNow() {
   return Date.now() + skew;

@@ -1,6 +1,8 @@
 // A small picture of what a machine shows, looked at again and again while somebody can see it: the page is in front and the picture on
 // the screen. A look that fails leaves the last picture where it is.
 
+import { refused } from "./api.js";
+
 const WIDTH = 320;
 
 /**
@@ -29,6 +31,7 @@ export function thumbnail(image, { every }) {
     const answer = await fetch(`/vms/${of}/screen.png?w=${WIDTH}`, { cache: "no-cache" }).catch(() => null);
     const picture = answer?.ok ? await answer.blob().catch(() => null) : null;
     busy = false;
+    if (answer?.status === 401) refused();
     if (picture && of === vmid) put(picture);
     timer = setTimeout(look, of === vmid ? every : 0);
   };

@@ -40,7 +40,7 @@ async function help() {
     trouble = "";
     shown = await call("POST", `/vms/${shown.vmid}/${act}`, {});
   } catch (problem) {
-    trouble = problem.message;
+    trouble = problem.status === 401 ? "You are not logged in any more. Log in on the start page, then come back." : problem.message;
   } finally {
     $("warning-act").disabled = false;
     draw();

@@ -8,7 +8,8 @@ export function megabytes(mb) {
 
 /** A file's size from its bytes. */
 export function bytes(n) {
-  return Number.isFinite(n) ? megabytes(Math.max(n > 0 ? 1 : 0, Math.round(n / 1048576))) : "";
+  if (!Number.isFinite(n)) return "";
+  return n > 0 && n < 1048576 ? `${Math.max(1, Math.round(n / 1024))} KB` : megabytes(Math.round(n / 1048576));
 }
 
 /** A span in milliseconds with its two largest units: `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`. */
@@ -42,16 +43,22 @@ export function imageName(iso) {
 const ENDINGS = {
   "guest shutdown": "It was shut down from inside.",
   "stopped by user": "You stopped it.",
+  "stopped by an administrator": "An administrator stopped it.",
   idle: "It was stopped because nobody used it for a while.",
   "time limit": "It was stopped because its time was up.",
   "host restarted": "The host was restarted.",
+  "server stopped": "The server was stopped.",
+  "the server ended while it started": "The server was restarted while it started. Start it again.",
+  "its qemu ended while the server was away": "It ended while the server was away. Start it again.",
+  "qemu took more memory than a VM may": "It took more memory than a desktop may. Start it again; if that happens often, tell whoever runs this server.",
 };
 
-/** Why a machine ended, as a sentence. What is not known is told as the server tells it. */
-export function ending(vm) {
+/** Why a machine ended, as a sentence; `mine` when it is told to its owner. What is not known is told as the server tells it. */
+export function ending(vm, mine = true) {
+  if (!mine && vm?.exit === "stopped by user") return "Its owner stopped it.";
   if (vm?.exit && ENDINGS[vm.exit]) return ENDINGS[vm.exit];
-  if (vm?.exit) return `It ended: ${vm.exit}`;
-  return vm?.state === "failed" ? "It failed, and the server does not know why." : "It has stopped.";
+  if (vm?.state === "failed") return `Its machine broke down${vm.exit ? ` (${vm.exit})` : ""}. Start it again; if that happens often, tell whoever runs this server.`;
+  return vm?.exit ? `It ended: ${vm.exit}` : "It has stopped.";
 }
 
 /**
@@ -98,6 +105,9 @@ export function loss(vm) {
     ? "Open programs are closed and what is not saved in them is lost. Files on its disk stay."
     : "This desktop keeps nothing: every file, every program you installed and all that is open in it will be gone for good.";
 }
+
+/** What a restart takes away; the start of a sentence about more than one machine too. */
+export const RESTART_LOSS = "Open programs end, and what is not saved on a disk is lost: in a system that runs from its image without a disk, that is everything.";
 
 /** What of it is kept, in one line. */
 export function keeps(persistence) {

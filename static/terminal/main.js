@@ -2,11 +2,12 @@
 import { onChord } from "../desktop/bar.js";
 import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
 import { showTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
-import { $, badge } from "../shared/dom.js";
+import { $, badge, copyText } from "../shared/dom.js";
 import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { watching } from "../shared/words.js";
 import { keepConnected } from "./connection.js";
+import { setUpPhoneKeys } from "./keys.js";
 import { openScreen } from "./screen.js";
 
 const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
@@ -103,7 +104,7 @@ function allow(control) {
 async function copy() {
   const text = screen.term.getSelection();
   if (!text) note("Select something with the mouse first, then copy it.");
-  else await navigator.clipboard?.writeText(text).then(() => note("Copied."), () => note("This browser does not let pages copy. Press Ctrl+C."));
+  else note((await copyText(text)) ? "Copied." : "This browser does not let pages copy. Press Ctrl+C.");
   screen.term.focus();
 }
 
@@ -130,6 +131,7 @@ function setUpKeys() {
 }
 
 setUpKeys();
+setUpPhoneKeys((text) => screen.term.input(text, true));
 if (address) {
   allow(!address.viewOnly);
   $("desktop-open").href = otherPage(address);
@@ -145,7 +147,7 @@ if (address) {
     screen.term.focus();
   });
   setUpWarning(() => screen.term.focus());
-  if (address.share || address.viewOnly || address.control) viewing(address, allow);
+  if (address.share || address.watches) viewing(address, allow);
   else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {

@@ -2,6 +2,7 @@
 import { FitAddon } from "@xterm/addon-fit";
 import { Terminal } from "@xterm/xterm";
 import { $ } from "../shared/dom.js";
+import { withControl } from "./keys.js";
 
 const SCROLLBACK_LINES = 10000;
 const LIGHT = {
@@ -34,7 +35,7 @@ export function openScreen(onTyped) {
   // answers would be typed into the guest. Nor may each of two open terminals answer: who has the focus does.
   let live = false;
   const encoder = new TextEncoder();
-  term.onData((text) => live && document.hasFocus() && onTyped(encoder.encode(text)));
+  term.onData((text) => live && document.hasFocus() && onTyped(encoder.encode(withControl(text))));
   term.onBinary((text) => live && onTyped(Uint8Array.from(text, (character) => character.charCodeAt(0))));
 
   return {

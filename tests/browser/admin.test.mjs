@@ -86,7 +86,7 @@ test("an administrator sees the whole class, and restarts and stops many desktop
   assert.equal(await page.locator("#wall-count").innerText(), "2 desktops, 2 selected");
   await page.keyboard.press("Tab");
   await page.keyboard.press("Enter");
-  assert.match(await page.locator("#sure").innerText(), /Restart 2 desktops\?[^]*Open programs of a-student[^]*bob are closed/);
+  assert.match(await page.locator("#sure").innerText(), /Restart 2 desktops\?[^]*a-student[^]*bob: Open programs end, and what is not saved on a disk is lost/);
   assert.equal(await focused(page), "no", "the harmless answer has the focus");
   await inspect(page, "admin-sure", seen);
   await page.keyboard.press("Tab");

@@ -133,7 +133,14 @@ test("the panel refuses at once, uploads, and the desktop starts from it", { tim
   fs.writeFileSync(small, "too small");
   const noise = path.join(server.folder, "noise.iso");
   fs.writeFileSync(noise, Buffer.alloc(11_000_000, 7));
-  for (const [file, words] of [[small, /at least 10 MB/], [noise, /not a CD image/], [path.join(server.folder, "vmshare.toml"), /Choose an \.iso file/]]) {
+  const whole = fs.readFileSync(iso);
+  const cut = path.join(server.folder, "cut.iso");
+  fs.writeFileSync(cut, whole.subarray(0, 11_000_000));
+  const data = path.join(server.folder, "data.iso");
+  fs.writeFileSync(data, Buffer.from(whole.toString("latin1").replace("EL TORITO", "NO TORITO"), "latin1"));
+  const odd = path.join(server.folder, "odd.img");
+  fs.writeFileSync(odd, Buffer.alloc(11_000_001));
+  for (const [file, words] of [[small, /at least 10 MB/], [noise, /not a CD image/], [cut, /is cut off: 10 MB of/], [data, /cannot start from this CD/], [odd, /multiple of 512/], [path.join(server.folder, "vmshare.toml"), /Choose an \.iso file/]]) {
     await page.locator("#image-file").setInputFiles(file);
     await until(`the page says ${words}`, async () => words.test(await page.locator("#image-error").innerText()));
   }
@@ -169,14 +176,42 @@ test("the panel refuses at once, uploads, and the desktop starts from it", { tim
   await page.screenshot({ path: path.join(output, "images-snapshots.png"), fullPage: true });
   assert.deepEqual(await axe(page), [], "snapshots");
   await page.getByRole("button", { name: "Go back to clean" }).click();
-  await page.getByText("Lose what came after?").click();
+  assert.match(await page.locator("#sure").innerText(), /Go back to clean\?[^]*Everything that was done since then is lost/);
+  await page.locator("#sure-yes").click();
   await until("it went back", () => server.sql("select count(*) from audit where action = 'restore snapshot'") === "1");
   await page.getByRole("button", { name: "Remove clean" }).click();
-  await page.getByText("Remove for good?").click();
+  await page.locator("#sure-yes").click();
   await page.locator("#snapshot-list li").waitFor({ state: "detached" });
+  await page.getByText("None yet. Give the first one a name").waitFor();
+  assert.ok(await page.getByRole("button", { name: "Remove the disk class" }).isDisabled(), "a disk in use can be removed");
   await page.locator("#vm-stop").click();
   await page.locator('#stop button[value="stop"]').click();
   await until("it has stopped", async () => (await machines(page)).every((one) => one.state === "stopped"));
+
+  // Another time the choice is what it was, and the new disk is one of those there are.
+  await page.reload();
+  await page.locator("#start").waitFor();
+  assert.deepEqual(await page.locator("#image, #disk").evaluateAll((fields) => fields.map((field) => field.value)), ["my-tiny.iso", "kept:class"]);
+  assert.match(await page.locator("#launch-facts").innerText(), /Its disk is kept/);
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\//);
+  const [again] = await machines(page);
+  assert.deepEqual([again.iso, again.disk, again.state], ["my-tiny.iso", "class", "running"]);
+  await page.goto(server.url);
+  await page.locator("#vm-stop").click();
+  await page.locator('#stop button[value="stop"]').click();
+  await page.locator("#start").waitFor();
+
+  // What is removed is named, once.
+  await until("the disk is free", async () => !(await page.getByRole("button", { name: "Remove the disk class" }).isDisabled()));
+  await page.getByRole("button", { name: "Remove the disk class" }).click();
+  assert.match(await page.locator("#sure").innerText(), /Remove the disk class\?[^]*Every file and every program you installed on it is gone/);
+  await page.locator("#sure-yes").click();
+  await page.getByText("None yet. Choose “A new disk that stays…”").waitFor();
+  await page.getByRole("button", { name: "Remove my-tiny.iso" }).click();
+  await page.locator("#sure-yes").click();
+  await until("the image is gone", async () => !/my-tiny/.test(await page.locator("#image-list").innerText()));
+  assert.equal(await page.locator("#disk").inputValue(), "", "the disk that is gone is not chosen");
   await close();
 });
 
@@ -197,4 +232,81 @@ test("an upload in the panel is paused, and goes on after a reload", { timeout: 
   await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()), 90);
   assert.ok(offsets.length > 0 && offsets[0] > 0, `it began anew: ${offsets}`);
   await close();
+});
+
+test("an upload waits for who is signed out in the middle of it, and is thrown away only after a question", { timeout: 120_000 }, async () => {
+  const { page, context, close } = await browse();
+  await signUp(page, server.url, "expirer");
+  await page.locator("#images").waitFor();
+  // Slow enough for the session to end in the middle of it.
+  const network = await context.newCDPSession(page);
+  const slow = (bytes) => network.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: bytes });
+  await slow(20e6);
+  await page.locator("#image-file").setInputFiles(big);
+  await until("speed and time left are told", async () => /^\d+ MB of 1 GB, \d+ (KB|MB)\/s, (\d+ min )?\d+ s left$/.test(await page.locator("#upload-words").innerText()));
+  const sent = () => Math.max(0, ...fs.readdirSync(path.join(server.base, "users"), { recursive: true }).filter((file) => /^[^/]+\/uploads\/[^/]+$/.test(file)).map((file) => fs.statSync(path.join(server.base, "users", file)).size));
+  await until("some of it is there", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.05));
+  await context.clearCookies();
+  await page.locator("#upload-pause").click();
+  await page.locator("#upload-pause").click();
+  await page.getByText("Your session has ended. Log in again to go on.").first().waitFor();
+  await page.locator("#login-email").fill("expirer");
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await until("it waits", async () => (await page.locator("#upload-words").innerText()) === "Paused. Log in again, then resume it.");
+  const had = sent();
+  const offsets = [];
+  page.on("request", (request) => request.method() === "PATCH" && offsets.push(Number(request.headers()["upload-offset"])));
+  await page.locator("#upload-pause").click();
+  await until("it goes on", () => offsets.length > 0);
+  assert.ok(had > 0 && offsets[0] >= had, `it began anew: ${offsets}, ${had} bytes were there`);
+
+  // After a reload nobody has to remember what was on its way.
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused. You may close this page").waitFor();
+  await page.reload();
+  await until("what was not finished is told", async () => /^big\.iso: \d+ MB of 1 GB have come\. Choose the same file/.test(await page.locator("#upload-unfinished").innerText()));
+  await page.locator("#image-file").setInputFiles(big);
+  await page.locator("#upload-cancel").click();
+  assert.match(await page.locator("#sure").innerText(), /Throw this upload away\?[^]*What has come of big\.iso is gone/);
+  await page.keyboard.press("Escape");
+  assert.ok(await page.locator("#upload").isVisible());
+  await page.locator("#upload-cancel").click();
+  await page.locator("#sure-yes").click();
+  await until("nothing of it is left", () => server.sql("select count(*) from uploads where state <> 'done'") === "0");
+  assert.ok(!(await page.locator("#upload").isVisible()));
+
+  // Nobody who logs in next finds what somebody else was at.
+  await page.locator("#image-file").setInputFiles(big);
+  await until("some of it is there", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
+  await page.locator("#log-out").click();
+  await signUp(page, server.url, "next");
+  await page.locator("#images").waitFor();
+  assert.ok(!(await page.locator("#upload").isVisible()));
+  assert.equal(await page.locator("#upload-unfinished").innerText(), "");
+  await close();
+});
+
+test("who has no image of the profile's own starts one that was brought, also by drag and drop", { timeout: 120_000 }, async () => {
+  const bare = await Server.start("", "", 'base_image = "{VM_BASE_DIR}/no.iso"');
+  const { page, close } = await browse();
+  await signUp(page, bare.url, "bringer");
+  await until("the page says what to do first", async () => /upload one, or ask/.test(await page.locator("#launch-facts").innerText()));
+  assert.ok(await page.locator("#start").isDisabled());
+  await page.getByText("None yet. Bring the .iso file").waitFor();
+  const dropped = await page.evaluateHandle((text) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], "brought.iso"));
+    return transfer;
+  }, fs.readFileSync(iso).toString("base64"));
+  await page.locator("#image-choose").dispatchEvent("drop", { dataTransfer: dropped });
+  await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()));
+  await until("it is what starts", async () => (await page.locator("#image").inputValue()) === "brought.iso" && !(await page.locator("#start").isDisabled()));
+  await page.screenshot({ path: path.join(output, "images-brought.png"), fullPage: true });
+  await page.locator("#start").click();
+  await page.waitForURL(/\/novnc\//);
+  assert.equal((await machines(page))[0].iso, "brought.iso");
+  await close();
+  const { code } = await bare.close();
+  assert.equal(code, 0, bare.log);
 });

@@ -73,7 +73,7 @@ export class Server {
       config,
       `host = "127.0.0.1"\nport = ${this.port}\nvm_base_dir = "${this.base}"\n${this.settings}
 [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\n${this.limits}
-[profiles.custom]\ntitle = "Tiny demo"\nbase_image = "${image}"\nvideo = "${this.video}"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
+[profiles.custom]\ntitle = "Tiny demo"\n${/^base_image/.test(this.profile) ? "" : `base_image = "${image}"\n`}video = "${this.video}"\ndefault_memory_mb = 128\ndefault_cpus = 1\n${this.profile}\n`,
     );
     this.log = "";
     this.process = spawn(binary, ["serve", "--config", config], { env: environment, stdio: ["ignore", "inherit", "pipe"] });

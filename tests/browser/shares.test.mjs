@@ -47,6 +47,8 @@ test("a link shows the desktop to somebody without an account, lets nothing thro
   assert.deepEqual(keysOf(serial), [37], "and none of who only looks");
 
   await owner.page.locator("#share-list button").first().click();
+  assert.match(await owner.page.locator("#sure").innerText(), /Revoke this link\?[^]*open with it close/);
+  await owner.page.locator("#sure-yes").click();
   await guest.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
   assert.match(await guest.page.locator("#veil").innerText(), /This link has ended/);
   await inspect(guest.page, "share-ended", seen);
@@ -104,6 +106,8 @@ test("a student sees that a teacher watches, gives him control, takes it back an
   await student.page.locator("#viewer-list button").first().click();
   await until("it is taken back", async () => await teacher.page.locator("#view-only").isVisible());
   await student.page.locator("#viewer-list button").nth(1).click();
+  assert.match(await student.page.locator("#sure").innerText(), /Close the screen of Teacher mslee\?/);
+  await student.page.locator("#sure-yes").click();
   await teacher.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
   await until("nobody is listed", async () => !(await student.page.locator("#viewer-some").isVisible()));
   await until("and the badge is gone", async () => !(await student.page.locator("#watched").isVisible()));
