@@ -14,8 +14,7 @@ function line(share) {
   const left = span(Math.max(0, Date.parse(share.expires_at) - serverNow())).replace(/ 0 (s|min|h)$/, "");
   const revoke = make("button", { type: "button", class: "btn", "aria-label": `Revoke the link that ${share.control ? "may use it" : "may look"}, ${left} left` }, "Revoke");
   revoke.addEventListener("click", async () => {
-    const open = share.viewers ? ` ${share.viewers === 1 ? "The screen that is" : `The ${share.viewers} screens that are`} open with it close.` : "";
-    if (!(await sure({ title: "Revoke this link?", loss: `Nobody can use it any more.${open}`, yes: "Revoke" }))) return;
+    if (!(await sure({ title: "Revoke this link?", loss: "Nobody can use it any more, and what is open with it closes.", yes: "Revoke" }))) return;
     revoke.disabled = true;
     // Gone already is as good.
     await call("DELETE", `${path()}/${share.id}`).catch((problem) => problem.status !== 404 && tell(problem.message));

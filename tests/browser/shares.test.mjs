@@ -47,7 +47,7 @@ test("a link shows the desktop to somebody without an account, lets nothing thro
   assert.deepEqual(keysOf(serial), [37], "and none of who only looks");
 
   await owner.page.locator("#share-list button").first().click();
-  assert.match(await owner.page.locator("#sure").innerText(), /Revoke this link\?[^]*open with it close/);
+  assert.match(await owner.page.locator("#sure").innerText(), /Revoke this link\?[^]*what is open with it closes/);
   await owner.page.locator("#sure-yes").click();
   await guest.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
   assert.match(await guest.page.locator("#veil").innerText(), /This link has ended/);

@@ -18,6 +18,8 @@ test("on a phone one types with its keyboard, composes words, deletes, and taps"
   await page.locator('#touch-open[aria-pressed="true"]').waitFor();
   assert.equal(await page.evaluate(() => document.activeElement.id), "touch-keys");
   await page.screenshot({ path: path.join(output, "touch-keyboard.png") });
+  const beyond = await page.locator("#bar .tool:visible").evaluateAll((tools) => tools.filter((tool) => tool.getBoundingClientRect().left < 0 || tool.getBoundingClientRect().right > innerWidth).map((tool) => tool.id));
+  assert.deepEqual(beyond, [], "tools beyond the edge of the phone");
 
   const wanted = [];
   const has = async (what, ...codes) => {
