@@ -175,12 +175,10 @@ fn who_looked_while_the_database_was_away_is_written_down_once_when_it_is_back()
     let mut screens = [server.screen(&owner, &vm), server.screen(&warden, &vm)];
     screens.iter_mut().for_each(ping);
     drop(screens);
-    let gone = until("both are gone", || {
-        let closed = server.said().matches("relay closed").count();
-        (closed == 4).then(jiff::Timestamp::now)
-    });
+    until("both are gone", || (server.said().matches("relay closed").count() == 4).then_some(()));
     // Tried, and tried again: an answer that is lost may belong to something that was done.
     server.wait_for_log("events wait for it");
+    let gone = jiff::Timestamp::now();
     drop(frozen);
     server.wait_for_log("events that waited for the database are written");
     let during = format!("at between '{began}' and '{gone}'");

@@ -61,9 +61,12 @@ fn as_user(uid: u32, folder: &Path, script: &str) -> (bool, String) {
     let user = (euid() == 0).then_some((uid, uid));
     let child = Spawn { uid_gid: user, ..Spawn::new(OsStr::new("/bin/sh"), &args, folder) }.start().expect("sh");
     assert!(child.pidfd.wait(common::PATIENT).expect("waited for"), "{script} does not end");
-    let mut said = String::new();
-    fs::File::from(child.stderr).read_to_string(&mut said).expect("stderr");
-    fs::File::from(child.stdout).read_to_string(&mut said).expect("stdout");
+    let mut said = Vec::new();
+    for mut pipe in [child.stderr, child.stdout].map(fs::File::from) {
+        // A process that another test forks has this pipe until its exec: there is no end to read yet then.
+        common::until("its output has an end", || pipe.read_to_end(&mut said).ok());
+    }
+    let said = String::from_utf8(said).expect("text");
     (child.pidfd.reap().expect("reaped") == Some(Exit::Code(0)), said)
 }
 
