@@ -251,7 +251,7 @@ export const machines = async (page) => (await call(page, "GET", "/vms")).body.v
 /** Clicks the one button and waits until the guest's screen is shown; gives the machine. */
 export async function startDesktop(page) {
   await page.locator("#start").click();
-  await page.waitForURL(/\/novnc\/\?path=ws/);
+  await page.waitForURL(/\/novnc\/\?path=ws/, { timeout: 90_000, waitUntil: "commit" });
   await bars(page);
   return (await machines(page)).find((vm) => vm.state === "running");
 }
