@@ -38,7 +38,10 @@ fn keys_reach_the_guest_and_what_is_no_rfb_or_no_frame_ends_the_screen() {
 
     let mut nonsense = server.screen(&token, &vm);
     nonsense.send(Message::Binary(b"GET / HTTP/1.1\r\n".to_vec().into())).expect("send");
-    assert_eq!(closed(&mut nonsense).0, 1008);
+    assert_eq!(closed(&mut nonsense).0, 1002);
+    let mut other = server.screen(&token, &vm);
+    other.send(Message::Binary(b"RFB 003.003\n".to_vec().into())).expect("send");
+    assert_eq!(closed(&mut other), (1002, "not the RFB protocol 3.8 or 3.7".to_owned()));
     let mut text = server.screen(&token, &vm);
     text.send(Message::Text("RFB 003.008\n".into())).expect("send");
     assert_eq!(closed(&mut text).0, 1003);
@@ -56,7 +59,7 @@ fn keys_reach_the_guest_and_what_is_no_rfb_or_no_frame_ends_the_screen() {
     assert_eq!(closed(&mut screen), (1000, "VM stopped".to_owned()));
     until("connects and disconnects are written down", || {
         let events = "select count(*) from connection_events where console = 'vnc' and kind = ";
-        (server.count(&format!("{events}'connect'")) == 4 && server.count(&format!("{events}'disconnect'")) == 4)
+        (server.count(&format!("{events}'connect'")) == 5 && server.count(&format!("{events}'disconnect'")) == 5)
             .then_some(())
     });
     let about =

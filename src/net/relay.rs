@@ -119,7 +119,7 @@ impl Tracker {
                 room.clear();
                 room.shrink_to(LOOKS_KEPT);
                 let passed = rfb.pass(payload, may_control, room);
-                let passed = passed.map_err(|e| End { code: 1008, reason: e.to_string() })?;
+                let passed = passed.map_err(|e| End { code: 1002, reason: e.to_string() })?;
                 Ok((if passed.whole { payload } else { room.as_slice() }, passed.inputs > 0))
             }
             Self::Typed if may_control => Ok((payload, !payload.is_empty())),

@@ -4,6 +4,9 @@
 //! which messages ask for pictures and change nothing. Messages are framed by their lengths; payloads of who may control pass by uncopied. Whether
 //! somebody may is decided for each message at its beginning, so it may change at any moment and what goes on is RFB all the same. Kept between
 //! calls: one cut message head, at most [`HEAD_MAX`] bytes.
+//!
+//! It must frame as QEMU's `protocol_client_msg` does (ui/vnc.c), to the byte: where the two differ, what is held back here as the inside of
+//! one message would be another one there. So what QEMU would read otherwise, or end the connection for, is refused.
 
 use std::fmt;
 
@@ -17,7 +20,7 @@ const ENCODINGS_MAX: u16 = 1024;
 /// Why the bytes are no RFB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RfbError {
-    /// The first line is no protocol version.
+    /// The first line is no protocol version, or one whose handshake is another.
     BadVersion,
     /// A security type QEMU does not offer us.
     BadSecurity(u8),
@@ -30,7 +33,7 @@ pub enum RfbError {
 impl fmt::Display for RfbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadVersion => f.write_str("not the RFB protocol"),
+            Self::BadVersion => f.write_str("not the RFB protocol 3.8 or 3.7"),
             Self::BadSecurity(kind) => write!(f, "RFB security type {kind} is not offered"),
             Self::UnknownMessage(kind) => write!(f, "unknown RFB message {kind}"),
             Self::TooLong => f.write_str("RFB message too long"),
@@ -136,7 +139,8 @@ impl ClientTracker {
                     self.state = if left == 0 { State::Head } else { State::Skip(left, goes) };
                 }
                 State::Version => self.collect(&mut bytes, &mut out, 12, |head| {
-                    let good = head.starts_with(b"RFB 003.00") && head.ends_with(b"\n");
+                    // 3.3 chooses no security type: its next byte would be taken for one here, and the one after it for a message there.
+                    let good = matches!(head, b"RFB 003.008\n" | b"RFB 003.007\n");
                     if good { Ok(State::Security) } else { Err(RfbError::BadVersion) }
                 })?,
                 State::Security => self.collect(&mut bytes, &mut out, 1, |head| match head {
@@ -208,7 +212,8 @@ impl ClientTracker {
     }
 }
 
-/// Frames a message by its first bytes (7.5; QEMU docs/interop/vnc; noVNC's extended pointer event).
+/// Frames a message by its first bytes, as QEMU does (7.5; QEMU's ui/vnc.c). Fences, continuous updates and pointers with more buttons are not
+/// among them: QEMU offers none, so no client sends them.
 fn frame(head: &[u8]) -> Result<Framed, RfbError> {
     let look = |length: u64| Ok(Framed::Whole(length, Kind::Look));
     let change = |length: u64| Ok(Framed::Whole(length, Kind::Change));
@@ -227,21 +232,14 @@ fn frame(head: &[u8]) -> Result<Framed, RfbError> {
         [3, ..] => look(10),
         // KeyEvent
         [4, ..] => input(8),
-        // PointerEvent; with the top bit of the mask set there is one more byte of buttons
-        [5, mask, ..] => input(if mask & 0x80 != 0 { 7 } else { 6 }),
-        [5] => Ok(Framed::Needs(2)),
+        // PointerEvent
+        [5, ..] => input(6),
         // ClientCutText; a negative length is that of the extended clipboard
         [6, _, _, _, a, b, c, d, ..] => match i32::from_be_bytes([*a, *b, *c, *d]).unsigned_abs() {
             length if length > CUT_TEXT_MAX => Err(RfbError::TooLong),
             length => change(8 + u64::from(length)),
         },
         [6, ..] => Ok(Framed::Needs(8)),
-        // EnableContinuousUpdates
-        [150, ..] => look(10),
-        // ClientFence
-        [248, _, _, _, _, _, _, _, length, ..] if *length <= 64 => look(9 + u64::from(*length)),
-        [248, _, _, _, _, _, _, _, _, ..] => Err(RfbError::TooLong),
-        [248, ..] => Ok(Framed::Needs(9)),
         // xvp
         [250, ..] => change(4),
         // SetDesktopSize
@@ -249,7 +247,8 @@ fn frame(head: &[u8]) -> Result<Framed, RfbError> {
         [251, ..] => Ok(Framed::Needs(7)),
         // QEMU: extended key event, or audio
         [255, 0, ..] => input(12),
-        [255, 1, _, operation, ..] => change(if *operation == 2 { 10 } else { 4 }),
+        [255, 1, 0, operation @ 0..=2, ..] => change(if *operation == 2 { 10 } else { 4 }),
+        [255, 1, _, _, ..] => Err(RfbError::UnknownMessage(255)),
         [255, 1, ..] => Ok(Framed::Needs(4)),
         [255] => Ok(Framed::Needs(2)),
         [other, ..] => Err(RfbError::UnknownMessage(*other)),
@@ -269,14 +268,13 @@ mod tests {
         bytes.extend([3, 1, 0, 0, 0, 0, 4, 0, 3, 0]); // update request
         bytes.extend([4, 1, 0, 0, 0, 0, 0, 0x61]); // key
         bytes.extend([5, 1, 0, 9, 0, 9]); // pointer
-        bytes.extend([5, 0x81, 0, 9, 0, 9, 1]); // extended pointer
+        bytes.extend([5, 0x81, 0, 9, 0, 9]); // pointer, eighth button
         bytes.extend([6, 0, 0, 0, 0, 0, 0, 3, b'a', b'b', 4]); // clipboard with a 4 in it
         bytes.extend([6, 0, 0, 0, 0xff, 0xff, 0xff, 0xfc, 1, 2, 3, 4]); // extended clipboard
         bytes.extend([251, 0, 4, 0, 3, 0, 1, 0]);
         bytes.extend([0; 16]); // one screen
         bytes.extend([255, 0, 0, 1, 0, 0, 0, 0x61, 0, 0, 0, 0x1e]); // QEMU's key
-        bytes.extend([248, 0, 0, 0, 0, 0, 0, 1, 2, 9, 9]); // fence
-        bytes.extend([150, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
+        bytes.extend([3, 0, 0, 0, 0, 0, 4, 0, 3, 0]);
         bytes
     }
 
@@ -312,10 +310,34 @@ mod tests {
         let after = |bytes: &[u8]| inputs(&[HELLO, bytes].concat(), &[]);
         assert_eq!(inputs(b"GET / HTTP/1.1\r\n", &[]), Err(RfbError::BadVersion));
         assert_eq!(inputs(b"RFB 003.008\n\x02", &[]), Err(RfbError::BadSecurity(2)));
-        assert_eq!(after(&[99]), Err(RfbError::UnknownMessage(99)));
+        for kind in [1, 7, 99, 127, 150, 248, 249] {
+            assert_eq!(after(&[kind]), Err(RfbError::UnknownMessage(kind)));
+        }
+        for beyond in [&[255, 2][..], &[255, 1, 0, 3], &[255, 1, 1, 2]] {
+            assert_eq!(after(beyond), Err(RfbError::UnknownMessage(255)));
+        }
         assert_eq!(after(&[6, 0, 0, 0, 0x7f, 0, 0, 0]), Err(RfbError::TooLong));
         assert_eq!(after(&[6, 0, 0, 0, 0x80, 0, 0, 0]), Err(RfbError::TooLong));
         assert_eq!(after(&[2, 0, 0xff, 0xff]), Err(RfbError::TooLong));
+    }
+
+    #[test]
+    fn only_versions_whose_handshake_is_followed_are_taken() {
+        // QEMU takes 3.3, 3.4 and 3.5 for 3.3 and reads no security type: `01 04` would be its client's greeting and the beginning of a key.
+        for minor in 0..10 {
+            let hello = format!("RFB 003.00{minor}\n");
+            let wanted = if minor == 7 || minor == 8 { Ok(0) } else { Err(RfbError::BadVersion) };
+            assert_eq!(inputs(&[hello.as_bytes(), &[1, 1]].concat(), &[]), wanted, "{hello}");
+        }
+    }
+
+    #[test]
+    fn a_message_ends_where_qemu_lets_it_end() {
+        // Had the eighth button one more byte, a key would pass as the inside of something else.
+        let key = [4, 1, 0, 0, 0, 0, 0, 0x61];
+        let bytes = [HELLO, &[5, 0x80, 0, 9, 0, 9], &key].concat();
+        assert_eq!(inputs(&bytes, &[]), Ok(2));
+        assert_eq!(looks(&bytes, &[]).unwrap(), HELLO);
     }
 
     /// What who only looks may send of these bytes.
@@ -345,8 +367,7 @@ mod tests {
         wanted.extend([0; 20]);
         wanted.extend([2, 0, 0, 2, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x21]);
         wanted.extend([3, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
-        wanted.extend([248, 0, 0, 0, 0, 0, 0, 1, 2, 9, 9]);
-        wanted.extend([150, 1, 0, 0, 0, 0, 4, 0, 3, 0]);
+        wanted.extend([3, 0, 0, 0, 0, 0, 4, 0, 3, 0]);
         assert_eq!(looks(&talk(), &[]).unwrap(), wanted);
         assert_eq!(inputs(&wanted, &[]), Ok(0));
     }

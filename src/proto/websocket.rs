@@ -17,6 +17,8 @@ const HEADER_MAX: usize = 14;
 /// Longest payload of a control frame (5.5).
 const CONTROL_MAX: usize = 125;
 const CONTROL_MAX_U64: u64 = 125;
+/// Longest payload of a frame: many times what noVNC and xterm.js send. It is not kept, only counted.
+const FRAME_MAX: u64 = 16 * 1024 * 1024;
 
 /// What a client did against the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum WsError {
     BadContinuation,
     /// The top bit of a 64-bit length (5.2).
     BadLength,
+    /// More in one frame than anybody has to say.
+    TooBig,
     /// Text where only binary has a meaning.
     Text,
     /// A close frame whose body is malformed (5.5.1).
@@ -43,7 +47,11 @@ impl WsError {
     /// The code to close with (7.4.1).
     #[must_use]
     pub fn close_code(self) -> u16 {
-        if self == Self::Text { 1003 } else { 1002 }
+        match self {
+            Self::Text => 1003,
+            Self::TooBig => 1009,
+            _ => 1002,
+        }
     }
 }
 
@@ -56,6 +64,7 @@ impl fmt::Display for WsError {
             Self::BadControl => "control frame too long or fragmented",
             Self::BadContinuation => "continuation out of order",
             Self::BadLength => "impossible length",
+            Self::TooBig => "frame too big",
             Self::Text => "only binary frames are taken here",
             Self::BadClose => "malformed close frame",
         })
@@ -266,6 +275,9 @@ impl Decoder {
         };
         if left >> 63 != 0 {
             return Err(WsError::BadLength);
+        }
+        if left > FRAME_MAX {
+            return Err(WsError::TooBig);
         }
         let opcode = first & 0x0f;
         if opcode >= OP_CLOSE {

@@ -106,6 +106,7 @@ fn frames_against_the_protocol_are_refused_with_the_right_code() {
         (&[0x09, 0x81], WsError::BadControl, 1002),
         (&[0x81, 0x81], WsError::Text, 1003),
         (&[0x82, 0xff, 0x80], WsError::BadLength, 1002),
+        (&[0x82, 0xff, 0, 0, 0, 0, 0x01, 0, 0, 1, 0, 0, 0, 0], WsError::TooBig, 1009),
         (&[0x88, 0x81], WsError::BadClose, 1002),
         (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xed], WsError::BadClose, 1002),
         (&[0x02, 0x80, 0, 0, 0, 0, 0x82, 0x80], WsError::BadContinuation, 1002),
