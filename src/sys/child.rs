@@ -15,7 +15,7 @@
 //! Sources: fork(2), setsid(2), credentials(7), capabilities(7), prctl(2), close_range(2), cgroups(7).
 #![allow(unsafe_code)]
 
-use super::{check, check_long, fifo, pidfd::PidFd, signal};
+use super::{check, check_long, fifo, pidfd::PidFd, process, signal};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -60,6 +60,8 @@ pub struct Spawn<'a> {
 pub struct Child {
     /// Its number, for people and `/proc`.
     pub pid: u32,
+    /// Its start time in clock ticks since boot; 0 where it has ended by now.
+    pub start: u64,
     /// The hold on it: to poll, signal and reap it.
     pub pidfd: PidFd,
     /// The reading end of its standard output; non-blocking.
@@ -136,7 +138,10 @@ fn take_hold(child: &mut std::process::Child, named: Option<(OwnedFd, OwnedFd)>)
     let (stdout, stderr) = named.or_else(pipes).ok_or_else(|| io::Error::other("the pipes were asked for"))?;
     set_nonblocking(&stdout)?;
     set_nonblocking(&stderr)?;
-    Ok(Child { pid: child.id(), pidfd: PidFd::open(child.id())?, stdout, stderr })
+    let pidfd = PidFd::open(child.id())?;
+    // A child that has ended by now has none, and is told of by its pidfd.
+    let start = process::start_time(child.id())?.unwrap_or(0);
+    Ok(Child { pid: child.id(), start, pidfd, stdout, stderr })
 }
 
 /// Lets a command run in a process group of its own, with an empty signal mask and no hereditary rights, and as another user (with no

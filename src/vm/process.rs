@@ -32,6 +32,8 @@ const OUTPUT_LINES: usize = 20_000;
 /// First and longest pause between attempts to connect to a socket QEMU has not made yet.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// How long a killed process that cannot be watched may take to be gone.
+const REAP_WAIT: Duration = Duration::from_secs(5);
 /// How long QEMU may take to answer somebody who waits.
 const ASK_WAIT: Duration = Duration::from_secs(10);
 /// Lines of a tool's output kept: a list of snapshots is long, and bounded.
@@ -103,8 +105,7 @@ impl Process {
         accel: Accel,
         run_dir: PathBuf,
     ) -> std::io::Result<std::rc::Rc<Self>> {
-        let start = crate::sys::process::start_time(child.pid)?.unwrap_or(0);
-        let process = Self::register(cx, vmid, child.pid, start, child.pidfd, accel, run_dir, None)?;
+        let process = Self::register(cx, vmid, child.pid, child.start, child.pidfd, accel, run_dir, None)?;
         process.hear(cx, child.stdout, child.stderr);
         Ok(process)
     }
@@ -169,6 +170,11 @@ impl Process {
             Ok(token) => token,
             Err(e) => {
                 let _ = pidfd.send(Signal::Kill);
+                // So that nothing of it is left, not even a zombie; on a thread that may wait.
+                let house = std::rc::Rc::clone(cx);
+                cx.spawner.spawn("reap", async move {
+                    let _ = house.disk(move || pidfd.wait(REAP_WAIT).and_then(|_| pidfd.reap())).await;
+                });
                 return Err(e);
             }
         };
