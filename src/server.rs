@@ -26,6 +26,7 @@ use crate::reactor::task::{Cancel, Tasks};
 use crate::reactor::{Due, Reactor, Ready};
 use crate::sys::signal::{Signal, SignalFd};
 use crate::sys::sockopt;
+use crate::web::throttle::household;
 use crate::web::{self, Req};
 use mio::Token;
 use mio::net::{TcpListener, TcpStream};
@@ -313,7 +314,7 @@ impl Server {
 
     fn open(&mut self, mut socket: TcpStream, peer: IpAddr, redirects: bool) {
         let limits = &self.cx.config.limits;
-        let from_peer = self.per_ip.get(&peer).copied().unwrap_or(0);
+        let from_peer = self.per_ip.get(&household(peer)).copied().unwrap_or(0);
         let too_many = self.conns.len() >= limits.max_connections
             || (limits.connections_per_ip > 0 && from_peer >= limits.connections_per_ip);
         if too_many {
@@ -337,7 +338,7 @@ impl Server {
         let now = self.cx.now();
         let conn = Conn::new(id, Stream::new(socket, tls, now), peer, redirects, Rc::clone(&self.bounds), now);
         self.conns.insert(id, Open { conn, token, armed: None, life: Rc::default(), pending: None });
-        *self.per_ip.entry(peer).or_default() += 1;
+        *self.per_ip.entry(household(peer)).or_default() += 1;
         self.cx.metrics.accepted.add(1);
         self.cx.metrics.connections.set(self.conns.len() as u64);
         // Its first bytes have often come with it; when they have not, the socket says so and an event follows.
@@ -501,10 +502,11 @@ impl Server {
             io.remove(back, token);
         }
         io.remove(open.conn.stream().socket(), open.token);
-        if let Some(count) = self.per_ip.get_mut(&open.conn.peer) {
+        let household = household(open.conn.peer);
+        if let Some(count) = self.per_ip.get_mut(&household) {
             *count -= 1;
             if *count == 0 {
-                self.per_ip.remove(&open.conn.peer);
+                self.per_ip.remove(&household);
             }
         }
         self.cx.metrics.connections.set(self.conns.len() as u64);
@@ -555,12 +557,7 @@ impl Server {
         }
         if self.cx.config.stop_vms_on_exit {
             for vm in self.cx.vms.all() {
-                let cx = Rc::clone(&self.cx);
-                self.tasks.spawner().spawn("stop at the end", async move {
-                    if let Err(problem) = crate::vm::stop::stop(&cx, &vm, "server stopped", true).await {
-                        log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
-                    }
-                });
+                crate::vm::stop::at_the_end(&self.cx, &vm);
             }
         }
     }

@@ -180,9 +180,11 @@ fn ports_run_out_cool_down_and_come_back() {
     let c = Wish { vmid: vmshare::random::hex_id(), ..wish(&user(db, "portc"), 14_100, 1) };
     seed(db, &c);
     assert!(matches!(reserve(db, &c), Reserved::New(_)));
-    wait(vms::forget(db, c.vmid.clone())).expect("forgotten");
-    wait(vms::forget(db, c.vmid.clone())).expect("twice is as once");
-    assert!(matches!(reserve(db, &c), Reserved::New(_)), "what is taken back does not cool down");
+    wait(vms::forget(db, c.vmid.clone(), Duration::ZERO)).expect("forgotten");
+    wait(vms::forget(db, c.vmid.clone(), Duration::ZERO)).expect("twice is as once");
+    assert!(matches!(reserve(db, &c), Reserved::New(_)), "what is taken back is there again");
+    wait(vms::forget(db, c.vmid.clone(), Duration::from_secs(600))).expect("forgotten");
+    assert!(matches!(reserve(db, &c), Reserved::NoPorts { .. }), "what may be why a launch failed rests");
 }
 
 #[test]

@@ -109,6 +109,11 @@ fn an_end_that_a_lock_keeps_from_being_written_is_written_when_the_lock_is_gone(
     signal("-KILL", &[u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid")]);
     // Longer than the server's lock_timeout of 2 s.
     server.wait_for_log("killed by signal 9");
+    // What is told of it does not wait for the database, and nobody is led to a machine that is gone.
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    assert_eq!(server.call("GET", &path, &token, &Value::Null).json["state"], "failed");
+    let refused = server.call("POST", "/run-iso", &token, &Value::Null);
+    assert_eq!(refused.status, 503, "{refused:?}");
     let began = Instant::now();
     until("the server's first attempt is over", || (began.elapsed() > Duration::from_millis(2500)).then_some(()));
     lock.rollback().expect("unlock");

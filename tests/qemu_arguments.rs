@@ -62,6 +62,7 @@ fn run(disk: Option<File>, change: impl FnOnce(&mut Machine<'_>), uid_gid: Optio
         video: Video::Std,
         disks: &disks,
         order: args::BootOrder::Cd,
+        viewers: 68,
     };
     change(&mut machine);
     let line: Vec<OsString> = args::qemu(&machine).unwrap();

@@ -274,3 +274,68 @@ fn records_that_are_older_than_they_are_to_be_kept_are_removed_and_others_are_no
     });
     server.end();
 }
+
+#[test]
+fn what_the_command_line_changes_ends_the_screens_that_are_open() {
+    let server = Server::start();
+    let (ada, lee) = (server.sign_up("ada"), teacher(&server, "lee"));
+    let vm = server.launch(&ada);
+    let (mut own, mut watched) = (server.screen(&ada, &vm), open(&server, &vm, &lee, "").expect("the teacher looks"));
+    let bob = server.sign_up("bob");
+    let others = server.launch(&bob);
+    let mut goes_on = server.screen(&bob, &others);
+    let body = json!({"email": "bob", "password": "correct horse"});
+    let elsewhere = server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned();
+    let mut expired = server.screen(&elsewhere, &others);
+    assert!(server.command(&["user", "passwd", "ada", "--password-stdin"], "another horse\n").status.success());
+    assert!(server.command(&["user", "promote", "lee", "user"], "").status.success());
+    // A session whose time is over: the newest one of Bob's.
+    let over = "update sessions set expires_at = now() where token_hash = (select token_hash from sessions s join users u on u.id = s.user_id \
+                where u.login = 'bob' order by s.expires_at desc limit 1)";
+    assert_eq!(server.database().execute(over, &[]).expect("sql"), 1);
+    assert_eq!(closed(&mut own), (1008, "signed out".to_owned()));
+    assert_eq!(closed(&mut watched), (1008, "your rights have changed".to_owned()));
+    assert_eq!(closed(&mut expired), (1008, "signed out".to_owned()));
+    settle(&mut goes_on, 7);
+    assert_eq!(server.call("GET", "/vms", &ada, &Value::Null).status, 401);
+    server.stop(&bob, &others);
+    server.end();
+}
+
+#[test]
+fn who_looks_on_leaves_room_for_the_owner() {
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "viewers_per_vm = 40", "");
+    let token = server.sign_up("owner");
+    let vm = server.launch(&token);
+    let shares = format!("/vms/{}/shares", vm["vmid"].as_str().expect("vmid"));
+    let link =
+        server.call("POST", &shares, &token, &json!({})).json["share"]["token"].as_str().expect("token").to_owned();
+    let by_link = || server.websocket(&format!("/ws/{}?share={link}", vm["http_port"]), &[]);
+    let mut looking = Vec::new();
+    // More than the 32 that QEMU serves of itself.
+    for n in 0..40 {
+        let mut screen = by_link().unwrap_or_else(|status| panic!("viewer {n}: {status}"));
+        assert!(screen.read().expect("greeting").into_data().starts_with(b"RFB 003."), "viewer {n}");
+        shake_hands(&mut screen);
+        looking.push(screen);
+    }
+    assert_eq!(by_link().err(), Some(503));
+    let mut own = open(&server, &vm, &token, "").expect("the owner comes in");
+    settle(&mut own, 1);
+    for (n, screen) in looking.iter_mut().enumerate() {
+        settle(screen, u8::try_from(n).expect("few"));
+    }
+    server.end();
+}
+
+#[test]
+fn who_tries_tokens_is_slowed_down_and_others_are_not() {
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "bad_tokens_per_minute_ip = 5", "");
+    let token = server.sign_up("known");
+    let tries = |path: &str, token: &str| {
+        (0..8).map(|_| server.call("GET", path, token, &Value::Null).status).collect::<Vec<_>>()
+    };
+    assert_eq!(tries("/vms", "guess"), [401, 401, 401, 401, 401, 429, 429, 429]);
+    assert_eq!(server.call("GET", "/vms", &token, &Value::Null).status, 200, "who is known is not asked for");
+    server.end();
+}

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 settings! {
     /// The bounds of the program.
     pub struct Limits in "limits" {
-        /// Open connections in all; further ones wait in the kernel's queue.
+        /// Open connections in all; further ones are closed at once.
         max_connections: usize = "12000", 16..=1_000_000;
         /// Open connections of one address; a class behind one NAT is one address. 0 means no limit.
         connections_per_ip: usize = "4096", 0..=1_000_000;
@@ -36,6 +36,8 @@ settings! {
         login_failures_per_account: u32 = "10", 1..=100_000;
         /// Failed log-ins from one address in 15 minutes.
         login_failures_per_ip: u32 = "100", 1..=100_000;
+        /// Session and link tokens from one address in a minute that let nobody in; 0 means no limit.
+        bad_tokens_per_minute_ip: u32 = "600", 0..=1_000_000;
         /// Launches by one user in a minute.
         launches_per_minute_user: u32 = "10", 1..=100_000;
         /// Launches from one address in a minute.
@@ -96,6 +98,8 @@ settings! {
         serial_scrollback_kb: usize = "256", 1..=65_536;
         /// Links to the consoles of one VM that are valid at the same time.
         shares_per_vm: u32 = "20", 1..=10_000;
+        /// Screens and terminals of one VM that may be open at the same time; its owner has room for some more.
+        viewers_per_vm: u32 = "250", 1..=10_000;
         /// Event streams one user may hold open.
         event_streams_per_user: usize = "8", 1..=1000;
     }

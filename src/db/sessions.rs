@@ -46,6 +46,19 @@ pub async fn find(db: &Db, token: [u8; 32]) -> Result<Option<(User, Timestamp)>,
     .await
 }
 
+/// Those of these sessions that have not ended, with their accounts' roles.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn alive(db: &Db, tokens: Vec<[u8; 32]>) -> Result<Vec<([u8; 32], String)>, Error> {
+    db.call(move |conn| {
+        let tokens: Vec<&[u8]> = tokens.iter().map(<[u8; 32]>::as_slice).collect();
+        let rows = conn.query(include_str!("../../sql/sessions/alive.sql"), &[&tokens])?;
+        Ok(rows.iter().filter_map(|row| Some((row.get::<_, &[u8]>(0).try_into().ok()?, row.get(1)))).collect())
+    })
+    .await
+}
+
 /// Ends a session; one that has ended is no error.
 ///
 /// # Errors

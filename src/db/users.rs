@@ -138,6 +138,18 @@ pub async fn logins(db: &Db, ids: Vec<String>) -> Result<Vec<(String, String)>, 
     .await
 }
 
+/// The roles behind ids.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn roles(db: &Db, ids: Vec<String>) -> Result<Vec<(String, String)>, Error> {
+    db.call(move |conn| {
+        let rows = conn.query(include_str!("../../sql/users/roles.sql"), &[&ids])?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    })
+    .await
+}
+
 /// All accounts, oldest first.
 ///
 /// # Errors

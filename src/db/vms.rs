@@ -359,14 +359,15 @@ pub async fn finish(
     .await
 }
 
-/// Takes a reservation back: no row, ports free at once. For something that never was, nothing.
+/// Takes a reservation back: no row, and its ports rest, for they may be why it failed (another program listens there), and the next launch
+/// would be given the same ones. For something that never was, nothing.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn forget(db: &Db, vmid: String) -> Result<(), Error> {
+pub async fn forget(db: &Db, vmid: String, cooldown: Duration) -> Result<(), Error> {
     db.call(move |conn| {
         conn.atomically(|conn| {
-            conn.execute(include_str!("../../sql/ports/release.sql"), &[&vmid, &0.0])?;
+            conn.execute(include_str!("../../sql/ports/release.sql"), &[&vmid, &cooldown.as_secs_f64()])?;
             if conn.execute(include_str!("../../sql/vms/forget.sql"), &[&vmid])? > 0 {
                 events::vm_now(conn, &vmid, "undone", "the start was taken back")?;
             }

@@ -40,7 +40,7 @@ pub fn begin(cx: &Cx) {
     let (cx, spawner) = (Rc::clone(cx), cx.spawner.clone());
     spawner.spawn("adopt", async move {
         seed_ports(&cx).await;
-        let mut rows = loop {
+        let rows = loop {
             match cx.db(vms::live_all(&cx.db)).await {
                 Ok(rows) => break rows,
                 Err(_) if cx.stopping.get() => return,
@@ -55,10 +55,8 @@ pub fn begin(cx: &Cx) {
             }
         }
         let (mut kept, known) = (HashSet::new(), rows.iter().map(|row| row.vmid.clone()).collect());
-        // Who has to be started again makes nobody wait.
-        rows.sort_by_key(|row| row.pid.is_none());
         for row in rows {
-            if adopt(&cx, &row).await {
+            if adopt(&cx, row.clone()).await {
                 kept.insert(row.vmid);
             }
         }
@@ -78,15 +76,21 @@ async fn seed_ports(cx: &House) {
 }
 
 /// True when the VM goes on.
-async fn adopt(cx: &Cx, row: &VmRow) -> bool {
-    let process = match take_process(cx, row) {
+async fn adopt(cx: &Cx, row: VmRow) -> bool {
+    let process = match take_process(cx, &row) {
         Ok(process) => process,
-        Err(BETWEEN) => return go_on(cx, row).await,
+        Err(BETWEEN) => {
+            // It may take as long as a boot, and there may be a class of them: nobody waits for it.
+            let story = Rc::clone(cx);
+            cx.spawner.spawn("go on with a power cycle", async move { go_on(&story, &row).await });
+            return true;
+        }
         Err(why) => {
             log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
-            return gone(cx, row, why).await;
+            return gone(cx, &row, why).await;
         }
     };
+    let row = &row;
     take_user_back(cx, row).await;
     let pid = process.pid;
     if let Ok(has_internet) = cx.disk(move || net_filter::has_internet(pid)).await {
@@ -128,13 +132,13 @@ async fn take_user_back(cx: &Cx, row: &VmRow) {
 }
 
 /// Ends a power cycle that a former server began: the VM has no QEMU, or one that nobody wrote down.
-async fn go_on(cx: &Cx, row: &VmRow) -> bool {
+async fn go_on(cx: &Cx, row: &VmRow) {
     log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "its power cycle goes on");
     take_user_back(cx, row).await;
     let (runs, users, vmid) = (cx.config.base_dir.join("runs"), cx.apart.users().clone(), row.vmid.clone());
-    let ended = cx.disk(move || end_strays(&users, &runs, &HashSet::from([vmid.clone()]), |it| it == vmid));
+    let strays_ended = cx.disk(move || end_strays(&users, &runs, &HashSet::from([vmid.clone()]), |it| it == vmid));
     let started = async {
-        ended.await?;
+        strays_ended.await?;
         cx.hypervisor.looked.wait().await;
         let process = restart::spawn(cx, row, cx.hypervisor.accel()).await?;
         match restart::come_up(cx, row, &process).await {
@@ -153,13 +157,11 @@ async fn go_on(cx: &Cx, row: &VmRow) -> bool {
     match vm {
         Ok(vm) => {
             diary::note(cx, Event::Vm { vmid: vm.vmid.to_string(), kind: "restart", detail: "power-cycle".into() });
-            true
+            cx.bus.publish(&vm, cx.now());
         }
         Err(problem) => {
             log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "it could not be started again: {}", problem.detail);
-            real::finish(cx, &row.vmid, VmState::Failed, &problem.detail).await;
-            real::remove_folder(cx, &row.vmid).await;
-            false
+            ended(cx, row, VmState::Failed, &problem.detail).await;
         }
     }
 }
@@ -233,9 +235,16 @@ async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
     if row.state == VmState::Starting {
         disks::take_back(cx, row).await;
     }
-    real::finish(cx, &row.vmid, VmState::Stopped, why).await;
-    real::remove_folder(cx, &row.vmid).await;
+    ended(cx, row, VmState::Stopped, why).await;
     false
+}
+
+/// Writes an end down, and tells it to pages that were open when the former server went.
+async fn ended(cx: &Cx, row: &VmRow, state: VmState, why: &str) {
+    if let Some(row) = real::finish(cx, &row.vmid, state, why).await {
+        cx.bus.publish_row(&row, cx.now());
+    }
+    real::remove_folder(cx, &row.vmid).await;
 }
 
 /// Ends QEMUs that were started but not written down, and removes run folders that no live VM owns. `known` are VMs there was a row of.

@@ -19,6 +19,9 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+/// Screens an owner may have open beside all that others have.
+pub const OWNERS_ROOM: u32 = 32;
+
 /// Which of QEMU's engines runs the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
@@ -151,6 +154,8 @@ pub struct Machine<'a> {
     pub disks: &'a [Disk],
     /// What the firmware tries first.
     pub order: BootOrder,
+    /// Screens that others than the owner may have open.
+    pub viewers: u32,
 }
 
 impl Machine<'_> {
@@ -323,6 +328,7 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
     line.option("-vga", card).option("-display", "none");
     // force-shared: a client that asks to be alone does not throw the others out. lossy: one that asks for a quality gets pictures that
     // need less; others get every pixel as it is.
+    let how = format!("share=force-shared,lossy=on,connections={}", machine.viewers + OWNERS_ROOM);
     match machine.vnc {
         Vnc::Unix => {}
         Vnc::Tcp { host, port } => {
@@ -331,12 +337,12 @@ fn screen(line: &mut Line, machine: &Machine<'_>) -> Result<(), ArgError> {
                 IpAddr::V4(v4) => v4.to_string(),
                 IpAddr::V6(v6) => format!("[{v6}]"),
             };
-            line.option("-vnc", format!("{host}:{display},share=force-shared,lossy=on"));
+            line.option("-vnc", format!("{host}:{display},{how}"));
         }
     }
     // The relay's way in, also beside a TCP port.
     let socket = socket_name(&machine.vnc_socket())?;
-    line.option("-vnc", format!("unix:{socket},share=force-shared,lossy=on"));
+    line.option("-vnc", format!("unix:{socket},{how}"));
     Ok(())
 }
 
@@ -440,6 +446,7 @@ mod tests {
             video: Video::Std,
             disks: &[],
             order: BootOrder::Cd,
+            viewers: 68,
         }
     }
 

@@ -116,8 +116,11 @@ pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
 
 /// Goes on counting for a VM that a former server started.
 pub async fn take_back(cx: &Cx, vm: &Vm) {
-    let noted = cx.db(vms::last_input(&cx.db, vm.vmid.to_string())).await.ok().flatten();
-    let noted = noted.or(vm.row.borrow().started_at);
+    let noted = match cx.db(vms::last_input(&cx.db, vm.vmid.to_string())).await {
+        Ok(noted) => noted.or(vm.row.borrow().started_at),
+        // What is not known does not end a VM that was used a minute ago: it counts from now.
+        Err(_) => Some(Timestamp::now()),
+    };
     vm.meter.input.set(noted.and_then(|at| cx.now().checked_sub(since(at))));
     vm.lifetime.grace.set(Some(cx.now() + vm.lifetime.warning));
 }

@@ -139,6 +139,12 @@ pub struct Job {
 }
 
 impl Vm {
+    /// False once its QEMU is gone and no other one takes its place.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.process.borrow().exit.get().is_none() || self.again.borrow().is_some()
+    }
+
     /// The VNC socket of the QEMU that runs it now.
     #[must_use]
     pub fn vnc_socket(&self) -> PathBuf {

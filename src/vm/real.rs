@@ -95,6 +95,16 @@ impl World for Cx {
         };
         let vmid = reservation.vmid.clone();
         match self.db(vms::reserve(&self.db, reservation)).await {
+            // Its end is not written yet, or another QEMU is not up yet in the place of one that is gone.
+            Ok(Reserved::Running(row))
+                if !vmid_of(&row).is_ok_and(|vmid| self.vms.get(vmid).is_some_and(|vm| vm.is_up())) =>
+            {
+                Err(Problem::unavailable(
+                    "between",
+                    "Your VM is just ending or being started again. Try again in a moment.",
+                    1,
+                ))
+            }
             Ok(reserved) => {
                 if let Reserved::New(row) = &reserved {
                     self.bus.publish_row(row, self.now());
@@ -247,6 +257,7 @@ pub(super) async fn spawn_qemu(
         cd: attached.cd,
         disks: &attached.disks,
         order,
+        viewers: cx.config.limits.viewers_per_vm,
         run_dir: &folder,
         vnc: match profile.vnc {
             config::VncListen::Unix => Vnc::Unix,
@@ -396,23 +407,27 @@ pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
 
 /// Removes a row and frees its ports; while the database is away a story of its own goes on trying.
 async fn forget(cx: &Cx, vmid: String) {
-    if cx.db(vms::forget(&cx.db, vmid.clone())).await.is_ok() {
+    let rest = cooldown(cx);
+    if cx.db(vms::forget(&cx.db, vmid.clone(), rest)).await.is_ok() {
         return;
     }
     log::warn!(vmid:% = vmid; "the database does not answer; the row is removed when it does");
     let story = Rc::clone(cx);
     cx.spawner.spawn("forget row", async move {
-        while !story.stopping.get() && story.db(vms::forget(&story.db, vmid.clone())).await.is_err() {
+        while !story.stopping.get() && story.db(vms::forget(&story.db, vmid.clone(), rest)).await.is_err() {
             story.clock.sleep(RETRY).await;
         }
     });
 }
 
+fn cooldown(cx: &Cx) -> Duration {
+    Duration::from_secs(cx.config.limits.port_cooldown_seconds)
+}
+
 /// Writes a VM's end, however long the database is away.
 pub(super) async fn finish(cx: &Cx, vmid: &str, state: VmState, exit: &str) -> Option<VmRow> {
-    let cooldown = Duration::from_secs(cx.config.limits.port_cooldown_seconds);
     loop {
-        match cx.db(vms::finish(&cx.db, vmid.to_owned(), state, exit.to_owned(), cooldown)).await {
+        match cx.db(vms::finish(&cx.db, vmid.to_owned(), state, exit.to_owned(), cooldown(cx))).await {
             Ok(row) => return row,
             Err(problem) if problem.status == 503 => cx.clock.sleep(RETRY).await,
             Err(problem) => {

@@ -13,11 +13,33 @@ const QUIT_WAIT: Duration = Duration::from_secs(5);
 /// How long the end may take to be written once the process is gone; beyond it the database is away.
 const WRITE_WAIT: Duration = Duration::from_secs(3);
 
+/// How long a guest may take where the server's own end waits for it.
+const LAST_GRACE: Duration = Duration::from_secs(4);
+
+/// Ends a VM because the server ends. One whose disk is kept is asked first, for what it has not written yet; of others nothing is kept.
+pub fn at_the_end(cx: &Cx, vm: &Rc<Vm>) {
+    let (cx, vm) = (Rc::clone(cx), Rc::clone(vm));
+    let keeps = vm.row.borrow().disk.is_some();
+    cx.spawner.clone().spawn("stop at the end", async move {
+        let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds).min(LAST_GRACE);
+        let grace = if keeps { grace } else { Duration::ZERO };
+        if let Err(problem) = stop_within(&cx, &vm, "server stopped", grace).await {
+            log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
+        }
+    });
+}
+
 /// Stops `vm` because of `why`; with `force` without asking the guest. Returns the final row.
 ///
 /// # Errors
 /// 503 when the database is away: the VM ends all the same.
 pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow, Problem> {
+    let grace = if force { Duration::ZERO } else { Duration::from_secs(cx.config.limits.stop_grace_seconds) };
+    stop_within(cx, vm, why, grace).await
+}
+
+/// As [`stop`], with so much time for the guest; none is without asking it.
+async fn stop_within(cx: &Cx, vm: &Rc<Vm>, why: &str, grace: Duration) -> Result<VmRow, Problem> {
     if vm.wish.borrow().is_none() {
         vm.wish.replace(Some(why.to_owned()));
     }
@@ -32,7 +54,6 @@ pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow,
         cx.bus.publish(vm, cx.now());
     }
     let process = Rc::clone(&vm.process.borrow());
-    let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds);
     // One that is silent, because its disk hangs or it was taken over from within, has the same time as a guest that is deaf.
     let guest = async {
         match process.execute("system_powerdown", None).await {
@@ -40,7 +61,7 @@ pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow,
             Err(_) => None,
         }
     };
-    if force || cx.within(grace, guest).await.flatten().is_none() {
+    if grace.is_zero() || cx.within(grace, guest).await.flatten().is_none() {
         // The answer to quit may be cut off by the end itself.
         let quit = async {
             let _ = process.execute("quit", None).await;

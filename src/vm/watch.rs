@@ -16,6 +16,10 @@ use std::sync::Arc;
 /// Starts the story for a VM that runs.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
     lifetime::begin(cx, vm);
+    if cx.stopping.get() && cx.config.stop_vms_on_exit {
+        // Its launch was past the point where it could be taken back when the server was told to end.
+        super::stop::at_the_end(cx, vm);
+    }
     let (cx, vm) = (Rc::clone(cx), Rc::clone(vm));
     let spawner = cx.spawner.clone();
     spawner.spawn("watch vm", async move {
@@ -80,17 +84,17 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     };
     log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "vm {state}: {why}");
     cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
+    {
+        let mut row = vm.row.borrow_mut();
+        (row.state, row.exit, row.ended_at) = (state, Some(why.clone()), Some(jiff::Timestamp::now()));
+    }
+    cx.bus.publish(vm, cx.now());
+    cx.bus.end_viewers(vm.vmid);
     let vmid = vm.vmid.to_string();
     if let Some(row) = real::finish(cx, &vmid, state, &why).await {
         vm.row.replace(row);
-    } else {
-        let mut row = vm.row.borrow_mut();
-        row.state = state;
-        row.exit = Some(why);
     }
     cx.vms.remove(vm.vmid);
-    cx.bus.publish(vm, cx.now());
-    cx.bus.end_viewers(vm.vmid);
     vm.ended.set(vm.row.borrow().clone());
     real::remove_folder(cx, &vmid).await;
 }

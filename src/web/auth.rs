@@ -5,7 +5,7 @@
 
 use super::Req;
 use super::session::{self, Caller};
-use super::throttle::{Kind, Rate};
+use super::throttle::{Kind, Rate, household};
 use crate::config::Signup;
 use crate::db::events::Event;
 use crate::db::users::{self, NewUser, User};
@@ -34,7 +34,12 @@ const LOGIN_TRIES: usize = 8;
 /// `POST /auth/signup`.
 pub async fn signup(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let limits = &cx.config.limits;
-    cx.throttle.take(Kind::Signup, &req.ip.to_string(), Rate::per_minute(limits.signups_per_minute), cx.now())?;
+    cx.throttle.take(
+        Kind::Signup,
+        &household(req.ip).to_string(),
+        Rate::per_minute(limits.signups_per_minute),
+        cx.now(),
+    )?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["email", "password", "login", "invite"])?;
     let email = check_email(fields.str("email")?)?;
@@ -106,7 +111,7 @@ fn db_limit(cx: &Cx) -> std::time::Duration {
 /// `POST /auth/login`.
 pub async fn login(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let limits = &cx.config.limits;
-    let ip = req.ip.to_string();
+    let ip = household(req.ip).to_string();
     cx.throttle.take(Kind::Login, &ip, Rate::per_minute(limits.logins_per_minute_ip), cx.now())?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["email", "password"])?;

@@ -15,6 +15,7 @@ use crate::proto::http::Method;
 use crate::proto::problem::Problem;
 use crate::proto::rfb::ClientTracker;
 use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
+use crate::vm::args::OWNERS_ROOM;
 use crate::vm::diary;
 use crate::vm::viewers::Kind;
 use crate::vm::{Vm, apart};
@@ -58,6 +59,7 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
         return Err(Problem::method_not_allowed("GET"));
     }
     let viewer = viewer(&cx, &req).await?;
+    has_room(&cx, &viewer)?;
     let header = |name: &str| req.head.headers.get(name);
     let asked = Upgrade {
         upgrade: header("upgrade"),
@@ -88,6 +90,16 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
     }
     response.upgrade = Some(Box::new(relay));
     Ok(response)
+}
+
+/// QEMU serves so many screens and then none, whoever comes: his own owner must not be the one who finds none.
+fn has_room(cx: &Cx, viewer: &Viewing) -> Result<(), Problem> {
+    let most = cx.config.limits.viewers_per_vm + if viewer.kind == Kind::Owner { OWNERS_ROOM } else { 0 };
+    if viewer.vm.viewers.open() < most {
+        return Ok(());
+    }
+    let detail = format!("{most} screens and terminals of this VM are open, and that is as many as there may be.");
+    Err(Problem::unavailable("too_many_viewers", &detail, 30))
 }
 
 /// A link may have been revoked, a session ended or a role changed, while QEMU was being connected: what ends relays did not find this one.
@@ -124,7 +136,7 @@ pub(super) struct Viewing {
 pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
     if let Some(token) = req.link()? {
         let behind = || cx.vms.by_http_port(req.param(0).parse().ok()?);
-        let (share, vm) = shares::admit(cx, &token, behind).await?;
+        let (share, vm) = shares::admit(cx, req, &token, behind).await?;
         let (name, kind) = (format!("link {}", share.id), Kind::Link);
         return Ok(Viewing { vm, kind, user: None, name, token: share.token_hash, control: share.control });
     }
@@ -191,6 +203,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
         cx.bus.tell_viewer(vm.vmid, &token, &viewers::told(kind, true));
     }
     cx.bus.publish(&vm, cx.now());
+    super::recheck::begin(cx);
     let about = Connection {
         visit: crate::random::hex_id() + &crate::random::hex_id(),
         vmid: vm.vmid.to_string(),

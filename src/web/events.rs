@@ -73,6 +73,13 @@ impl Bus {
         self.tell(&row.user_id, &Value::Null);
     }
 
+    /// The sessions, and links, that listen.
+    #[must_use]
+    pub(super) fn sessions(&self) -> HashSet<TokenHash> {
+        let listening = self.listening.borrow();
+        listening.values().flatten().filter(|s| !s.feed.is_over()).map(|s| s.session).collect()
+    }
+
     /// Ends the streams of sessions that ended.
     pub fn end_sessions(&self, sessions: &HashSet<TokenHash>) {
         let line: Rc<[u8]> = Rc::from(&b"event: me\ndata: null\n\n"[..]);
@@ -181,6 +188,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     }
     let most = cx.config.limits.event_streams_per_user;
     cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most)?;
+    super::recheck::begin(&cx);
     let mut response = headers();
     response.body = Body::Events(feed);
     Ok(response)

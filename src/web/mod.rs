@@ -20,6 +20,7 @@ pub mod origin;
 pub mod pages;
 pub mod paging;
 pub mod proxy;
+mod recheck;
 pub mod screen;
 pub mod session;
 pub mod shares;

@@ -55,7 +55,7 @@ fn width(asked: Option<&str>) -> Result<Option<u32>, Problem> {
 async fn seen(cx: &Cx, req: &Req) -> Result<Rc<Vm>, Problem> {
     let live = || Vmid::parse(req.param(0)).and_then(|vmid| cx.vms.get(vmid));
     if let Some(token) = req.link()? {
-        return Ok(shares::admit(cx, &token, live).await?.1);
+        return Ok(shares::admit(cx, req, &token, live).await?.1);
     }
     let row = watchable(cx, req.caller()?, req.param(0)).await?;
     match live().filter(|vm| vm.ended.get().is_none()) {

@@ -1,10 +1,12 @@
 //! Who is calling: a session token in a cookie or as a bearer, looked up by its keyed hash.
 //!
 //! The database holds the truth; memory holds what was asked for lately, so that the hot path does not wait for SQL. An entry is
-//! believed for [`BELIEVED`]: a role or password changed by the command line is seen within that time, a log-out here at once.
+//! believed for [`BELIEVED`]: a role or password changed by the command line is seen within that time (by [`super::recheck`] where only a screen
+//! is open), a log-out here at once.
 //! A token is 256 random bits; only HMAC-SHA256 of it under the server's secret is stored, so a stolen table opens nothing.
 
 use super::Req;
+use super::throttle::{Kind, Rate, household};
 use crate::db::sessions::{self, NewSession};
 use crate::db::users::User;
 use crate::house::{Cx, Order, Which};
@@ -14,13 +16,13 @@ use crate::proto::problem::Problem;
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use ring::hmac;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How long a looked-up session is believed without asking again.
-const BELIEVED: Duration = Duration::from_secs(30);
+pub(super) const BELIEVED: Duration = Duration::from_secs(30);
 /// Sessions kept in memory; beyond it they are looked up again.
 const KEPT: usize = 20_000;
 
@@ -62,13 +64,15 @@ struct Known {
 pub struct Sessions {
     key: hmac::Key,
     known: RefCell<HashMap<TokenHash, Known>>,
+    /// A story looks at those that have something open.
+    pub(super) rechecks: Cell<bool>,
 }
 
 impl Sessions {
     /// `secret` keys the hashes: another secret, and nobody is signed in any more.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), known: RefCell::default() }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret), known: RefCell::default(), rechecks: Cell::new(false) }
     }
 
     /// What may be stored of a token.
@@ -149,12 +153,17 @@ pub async fn authenticate(cx: &Cx, req: &Req) -> Result<Option<Caller>, Problem>
     if let Some(user) = cx.sessions.find(&token, cx.now()) {
         return Ok(Some(Caller { user, token, by_cookie }));
     }
+    // Who guesses keeps the database busy for everybody.
+    let rate = Rate::per_minute(cx.config.limits.bad_tokens_per_minute_ip);
+    let ip = household(req.ip).to_string();
+    cx.throttle.check(Kind::AddressToken, &ip, rate, cx.now())?;
     match cx.db(sessions::find(&cx.db, token)).await? {
         Some((user, expires)) => {
             cx.sessions.keep(token, user.clone(), expires, cx.now());
             Ok(Some(Caller { user, token, by_cookie }))
         }
         None => {
+            let _ = cx.throttle.take(Kind::AddressToken, &ip, rate, cx.now());
             end(cx, HashSet::from([token]));
             Err(Problem::unauthorized("session_ended", "Your session has ended. Sign in again."))
         }

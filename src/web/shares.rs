@@ -5,9 +5,11 @@
 //! with it at once (1008). Without `control` the relay lets nothing through but what a screen is asked for with.
 
 use super::Req;
+use super::throttle::{Kind, Rate, household};
 use super::vms::visible;
 use crate::db::events::Event;
 use crate::db::shares::{self, Share};
+use crate::db::vms;
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::net::response::Response;
@@ -129,11 +131,29 @@ pub(super) fn gone() -> Problem {
 /// 404 for a link that has ended or never was, 503 when the database is away.
 pub(super) async fn admit(
     cx: &Cx,
+    req: &Req,
     token: &str,
     vm: impl FnOnce() -> Option<Rc<Vm>>,
 ) -> Result<(Share, Rc<Vm>), Problem> {
-    let share = cx.db(shares::find(&cx.db, cx.sessions.hash(token))).await?.ok_or_else(gone)?;
-    let vm = vm().filter(|vm| vm.vmid.to_string() == share.vmid).ok_or_else(gone)?;
+    let (ip, rate) = (household(req.ip).to_string(), Rate::per_minute(cx.config.limits.bad_tokens_per_minute_ip));
+    cx.throttle.check(Kind::AddressToken, &ip, rate, cx.now())?;
+    let Some(share) = cx.db(shares::find(&cx.db, cx.sessions.hash(token))).await? else {
+        let _ = cx.throttle.take(Kind::AddressToken, &ip, rate, cx.now());
+        return Err(gone());
+    };
+    let Some(vm) = vm().filter(|vm| vm.vmid.to_string() == share.vmid) else {
+        // A server that has just begun may not have taken it back yet, and a page that hears 404 gives up.
+        let row = cx.db(vms::by_id(&cx.db, share.vmid)).await?;
+        return Err(if row.is_some_and(|row| row.state.is_live()) {
+            Problem::unavailable(
+                "screen_away",
+                "This VM is just being taken back or started again. Try again in a moment.",
+                1,
+            )
+        } else {
+            gone()
+        });
+    };
     if !vm.shares.borrow().contains_key(&share.token_hash) {
         expire(cx, &vm, &share);
     }

@@ -6,10 +6,20 @@
 use crate::proto::problem::Problem;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Buckets kept; beyond it the full ones are dropped, which loses nothing.
 const KEPT: usize = 50_000;
+
+/// Whom an address stands for: itself, or, of version 6, its network of 64 bits, in which one computer has as many addresses as it likes.
+#[must_use]
+pub fn household(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +36,8 @@ pub enum Kind {
     UserLaunch,
     /// Starts from an address.
     AddressLaunch,
+    /// Tokens from an address that let nobody in.
+    AddressToken,
 }
 
 /// So many in a period.
@@ -145,6 +157,14 @@ mod tests {
         }
         throttle.take(Kind::AccountFailure, "a", rate, now).expect("it is back");
         throttle.take(Kind::AccountFailure, "a", rate, now).expect_err("and was one");
+    }
+
+    #[test]
+    fn addresses_of_one_network_of_version_6_are_one_household() {
+        let of = |text: &str| household(text.parse().expect("address")).to_string();
+        assert_eq!((of("192.0.2.7"), of("2001:db8:1:2:3:4:5:6")), ("192.0.2.7".into(), "2001:db8:1:2::".into()));
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
     }
 
     #[test]

@@ -29,13 +29,17 @@ const LINK_STREAMS: usize = 1000;
 /// Why this caller may look at a VM, if he may.
 #[must_use]
 pub(super) fn kind_of(caller: &Caller, row: &VmRow) -> Option<Kind> {
-    if row.user_id == caller.user.id {
-        Some(Kind::Owner)
-    } else if caller.is_admin() {
-        Some(Kind::Admin)
-    } else {
+    if row.user_id == caller.user.id { Some(Kind::Owner) } else { kind_of_roles(&caller.user.role, &row.user_role) }
+}
+
+/// Why somebody of this role may look at a VM of somebody of that role.
+#[must_use]
+pub(super) fn kind_of_roles(role: &str, owner: &str) -> Option<Kind> {
+    match role {
+        "admin" => Some(Kind::Admin),
         // Not another teacher's, and not an administrator's.
-        (caller.is_teacher() && row.user_role == "user").then_some(Kind::Teacher)
+        "teacher" if owner == "user" => Some(Kind::Teacher),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@
 use super::Req;
 use super::auth::audit_with;
 use super::session::Caller;
-use super::throttle::{Kind, Rate};
+use super::throttle::{Kind, Rate, household};
 use super::viewers::watchable;
 use crate::config::{Config, Network, Persistence, Profile};
 use crate::db::vms::{self, VmRow, VmState};
@@ -38,7 +38,7 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Ok(started(&cx, &running, How::AlreadyRunning));
     }
     cx.throttle.take(Kind::UserLaunch, &caller.user.id, Rate::per_minute(limits.launches_per_minute_user), cx.now())?;
-    let ip = req.ip.to_string();
+    let ip = household(req.ip).to_string();
     cx.throttle.take(Kind::AddressLaunch, &ip, Rate::per_minute(limits.launches_per_minute_ip), cx.now())?;
     if cx.stopping.get() || !cx.swept.get() {
         return Err(Problem::unavailable("starting", "The server is starting or stopping. Try again in a moment.", 2));
@@ -65,7 +65,7 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 fn running_row(cx: &Cx, user: &str) -> Option<VmRow> {
     let vm = cx.vms.of_user(user)?;
     let row = vm.row.borrow().clone();
-    (row.state == VmState::Running && vm.wish.borrow().is_none()).then_some(row)
+    (row.state == VmState::Running && vm.wish.borrow().is_none() && vm.is_up()).then_some(row)
 }
 
 fn started(cx: &Cx, row: &VmRow, how: How) -> Response {
@@ -262,9 +262,9 @@ pub(super) async fn end(cx: &Cx, caller: &Caller, row: VmRow, force: bool) -> Re
     let Some(vm) = live else {
         return match row.state {
             VmState::Stopped | VmState::Failed => Ok(row),
-            state => Err(Problem::conflict(
+            _ => Err(Problem::conflict(
                 "vm_not_running",
-                format!("This VM is {state}; wait until it runs, then stop it."),
+                "This VM is being started, or started again; wait until it runs, then stop it.",
             )),
         };
     };
