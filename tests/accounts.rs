@@ -86,6 +86,11 @@ fn a_cookie_is_guarded_and_needs_proof_of_our_own_page() {
         server.address
     ));
     assert_eq!(foreign.status, 403, "a log-in from elsewhere");
+    let by_proxy = server.raw(&format!(
+        "POST /auth/login HTTP/1.1\r\nHost: {0}\r\nOrigin: https://{0}\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}",
+        server.address
+    ));
+    assert_eq!(by_proxy.status, 422, "by a proxy in front that speaks TLS it comes to the fields");
     server.end();
 }
 

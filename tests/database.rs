@@ -212,7 +212,11 @@ fn a_job_that_panics_costs_only_its_own_answer() {
     let db = shared();
     let broken: Result<(), Error> = wait(db.call(|_| panic!("a bug in a job")));
     assert_eq!(broken, Err(Error::Lost));
-    until("jobs are answered again", || wait(ports::counts(db)).is_ok(), || format!("{:?}", db.state()));
+    until(
+        "jobs are answered again",
+        || wait(ports::counts(db, vec![("p".into(), 1..=2, 3..=4)])).is_ok(),
+        || format!("{:?}", db.state()),
+    );
 }
 
 #[test]
@@ -225,7 +229,7 @@ fn a_killed_postmaster_comes_back_by_itself() {
     let another = || running_postmaster(cluster.folder.path()).is_some_and(|new| new != pid);
     until(
         "another postmaster answers",
-        || wait(ports::counts(db)).is_ok() && another(),
+        || wait(ports::counts(db, vec![("p".into(), 1..=2, 3..=4)])).is_ok() && another(),
         || format!("{:?}", db.state()),
     );
     cluster.stop();

@@ -345,7 +345,7 @@ fn a_tool_that_fails_is_quoted_and_one_that_hangs_is_ended() {
     assert_eq!((late.status, late.code()), (503, "disk_busy"), "{late:?}");
     assert_eq!(disks(&server, &token)["disks"], json!([]), "half a disk is left");
     // Also where a launch needs it.
-    let launch = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1}));
+    let launch = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"}));
     assert_eq!((launch.status, launch.code()), (503, "disk_busy"), "{launch:?}");
     server.assert_nothing_left();
     fs::write(&mode, "works").expect("mode");
@@ -359,7 +359,7 @@ fn a_snapshot_that_fails_says_why_and_the_vm_goes_on() {
     // Too small for the guest's memory.
     let disk = SmallDisk::over(&server.base().join("runs"), 12);
     let token = server.sign_up("unlucky");
-    let vm = run(&server, &token, &json!({"data_disk_gb": 1}));
+    let vm = run(&server, &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"}));
     let mut serial = terminal(&server, &token, &vm);
     serial.wait_for("tiny: up");
     let failed = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "big"}));

@@ -75,7 +75,8 @@ fn a_vm_is_a_user_of_its_own_who_can_reach_nothing_but_its_folder() {
     let profile = format!("base_image = {:?}", image());
     let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "", &profile);
     let (ada, ben) = (server.sign_up("ada"), server.sign_up("ben"));
-    let one = server.call("POST", "/run-iso", &ada, &json!({"data_disk_gb": 1})).json["vm"].clone();
+    let one = server.call("POST", "/run-iso", &ada, &json!({"data_disk_gb": 1, "persistence": "ephemeral"})).json["vm"]
+        .clone();
     let two = server.launch(&ben);
     let (first, second) = (uid_of(&one), uid_of(&two));
     for vm in [&one, &two] {

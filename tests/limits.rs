@@ -40,7 +40,7 @@ fn a_closed_server_takes_nobody() {
 }
 
 #[test]
-fn a_bearer_needs_no_origin_and_one_of_elsewhere_is_refused() {
+fn a_bearer_is_never_sent_by_itself_and_needs_no_origin() {
     let server = Server::start();
     let token = server.sign_up("program");
     let post = |extra: &str| {
@@ -51,10 +51,9 @@ fn a_bearer_needs_no_origin_and_one_of_elsewhere_is_refused() {
             ))
             .status
     };
-    assert_eq!(post(""), 422, "it is let through to the fields");
-    assert_eq!(post("Origin: https://evil.example\r\n"), 403);
-    assert_eq!(post("Origin: null\r\n"), 403);
-    assert_eq!(post("Sec-Fetch-Site: same-site\r\n"), 403);
+    for extra in ["", "Origin: https://elsewhere.example\r\n", "Origin: null\r\n", "Sec-Fetch-Site: same-site\r\n"] {
+        assert_eq!(post(extra), 422, "{extra:?}: it is let through to the fields");
+    }
     server.end();
 }
 

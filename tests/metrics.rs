@@ -96,8 +96,8 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     is("vmshare_http_requests_total{method=\"GET\",route=\"/vms/{vmid}\",status=\"404\"}", 1.0);
     is("vmshare_http_request_seconds_count{route=\"/run-iso\"}", 1.0);
     is("vmshare_uploads_total{result=\"done\"}", 1.0);
-    is("vmshare_ports{kind=\"vnc\",state=\"used\"}", 1.0);
-    is("vmshare_ports{kind=\"vnc\",state=\"free\"}", 98.0);
+    is("vmshare_ports{profile=\"custom\",kind=\"vnc\",state=\"used\"}", 1.0);
+    is("vmshare_ports{profile=\"custom\",kind=\"vnc\",state=\"free\"}", 98.0);
     is("vmshare_alerts_firing{rule=\"memory\"}", 1.0);
     is("vmshare_db_up", 1.0);
     is("vmshare_panics_total", 0.0);

@@ -393,7 +393,7 @@ fn metrics_are_for_this_host_itself_and_from_elsewhere_for_administrators() {
     let (user, admin) = (server.sign_up("user"), common::admin(&server));
     let mut api = Api::new();
     for (address, token, status) in
-        [("127.0.0.1", "", 200), ("192.0.2.7", "", 403), ("192.0.2.7", &*user, 403), ("192.0.2.7", &*admin, 200)]
+        [("127.0.0.1", "", 200), ("192.0.2.7", "", 401), ("192.0.2.7", &*user, 403), ("192.0.2.7", &*admin, 200)]
     {
         let bearer = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
         let answer = server.raw(&format!(
@@ -402,5 +402,11 @@ fn metrics_are_for_this_host_itself_and_from_elsewhere_for_administrators() {
         assert_eq!(answer.status, status, "{address}: {answer:?}");
         api.hold("GET", "/metrics", &answer);
     }
+    server.end();
+    // A proxy of this host that nobody named.
+    let server = Server::start();
+    let by_proxy =
+        server.raw("GET /metrics HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n");
+    assert_eq!(by_proxy.status, 401, "{by_proxy:?}");
     server.end();
 }

@@ -186,11 +186,31 @@ fn a_wish_that_is_wrong_names_its_field() {
 fn a_scratch_disk_lives_as_long_as_its_vm() {
     let server = Server::start();
     let token = server.sign_up("disk");
-    let vm = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1})).json["vm"].clone();
+    let vm =
+        server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"})).json["vm"]
+            .clone();
     let disk = server.base().join("runs").join(vm["vmid"].as_str().expect("vmid")).join("scratch.qcow2");
     assert!(disk.exists(), "{vm}");
     server.stop(&token, &vm);
     until("it is gone with its VM", || (!disk.exists()).then_some(()));
+    server.end();
+}
+
+#[test]
+fn a_disk_that_is_asked_for_without_a_word_more_is_kept() {
+    let server = Server::start();
+    let token = server.sign_up("keeper");
+    let run = |gb: u32| server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": gb}));
+    let first = run(1).json["vm"].clone();
+    assert_eq!((&first["persistence"], &first["disk"]), (&json!("persistent"), &json!("default")), "{first}");
+    server.stop(&token, &first);
+    let disks = server.call("GET", "/disks", &token, &Value::Null);
+    assert_eq!(disks.json["disks"][0]["name"], json!("default"), "{disks:?}");
+    let larger = run(2);
+    assert_eq!((larger.status, larger.code()), (409, "disk_smaller"), "{larger:?}");
+    let again = run(1).json["vm"].clone();
+    assert_eq!((&again["disk"], &again["disk_gb"]), (&json!("default"), &json!(1)), "{again}");
+    server.stop(&token, &again);
     server.end();
 }
 

@@ -85,6 +85,7 @@ fn a_strangers_vm_does_not_exist_and_an_admin_sees_it() {
     assert_eq!(asked(&[("authorization", &bearer(&stranger))]), Err(404));
     assert_eq!(asked(&[]), Err(401));
     assert_eq!(asked(&[("authorization", &bearer(&owner)), ("origin", "https://evil.example")]), Err(403));
+    assert_eq!(asked(&[("origin", "https://evil.example")]), Err(403), "whoever asks");
     assert_eq!(server.call("GET", &screen_path(&vm), &owner, &Value::Null).status, 426);
     assert_eq!(server.count("select count(*) from connection_events"), 0, "no relay was opened");
     assert_eq!(server.call("GET", "/vms?all=1", &stranger, &Value::Null).json["vms"], json!([]));

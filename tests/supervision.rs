@@ -137,7 +137,7 @@ fn a_guest_on_a_disk_that_is_really_full_waits_and_loses_nothing_when_there_is_r
     let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "disk_reserve_mb = 0", "");
     let disk = SmallDisk::over(&server.base().join("runs"), 8);
     let token = server.sign_up("writer");
-    let answer = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1}));
+    let answer = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"}));
     assert_eq!(answer.status, 200, "{answer:?}\n{}", server.said());
     let vm = answer.json["vm"].clone();
     let mut serial = server.serial(&vm);

@@ -277,7 +277,7 @@ fn records_that_are_older_than_they_are_to_be_kept_are_removed_and_others_are_no
 
 #[test]
 fn what_the_command_line_changes_ends_the_screens_that_are_open() {
-    let server = Server::start();
+    let mut server = Server::with("tls = \"off\"", "", "");
     let (ada, lee) = (server.sign_up("ada"), teacher(&server, "lee"));
     let vm = server.launch(&ada);
     let (mut own, mut watched) = (server.screen(&ada, &vm), open(&server, &vm, &lee, "").expect("the teacher looks"));
@@ -298,6 +298,23 @@ fn what_the_command_line_changes_ends_the_screens_that_are_open() {
     assert_eq!(closed(&mut expired), (1008, "signed out".to_owned()));
     settle(&mut goes_on, 7);
     assert_eq!(server.call("GET", "/vms", &ada, &Value::Null).status, 401);
+    // How much has passed is noted at the same time, and told of by a server that follows one that was killed.
+    let vmid = others["vmid"].as_str().expect("vmid").to_owned();
+    let noted = format!(
+        "select count(*) from connection_events where vmid = '{vmid}' and kind = 'connect' and bytes_to_browser > 0"
+    );
+    until("it is noted", || (server.count(&noted) > 0).then_some(()));
+    server.kill("-KILL");
+    let server = Server::run(server.wait().1);
+    let seen = server.call("GET", &format!("/connections/{vmid}"), &bob, &Value::Null).json;
+    assert!(seen["bytes_to_browser"].as_u64().is_some_and(|bytes| bytes > 0), "{seen}");
+    let admin = common::admin(&server);
+    let found =
+        |q: &str| server.call("GET", &format!("/connections?q={q}"), &admin, &Value::Null).json["events"].clone();
+    let of_lee = found("teacher");
+    assert_eq!((&of_lee[0]["user"], &of_lee[0]["via"]), (&json!("lee"), &json!("teacher")), "{of_lee}");
+    assert_eq!(found("nobody-of-this-name"), json!([]));
+    server.stop(&admin, &vm);
     server.stop(&bob, &others);
     server.end();
 }

@@ -1,6 +1,7 @@
 //! `vmshare check`: what this host has, what is missing, and how to mend it.
 
 use crate::config::{Network, Overrides, Tls};
+use crate::db::private;
 use crate::net::tls::TlsSettings;
 use crate::proto::telegram::{Message, Piece, Verdict};
 use crate::sampler::{self, telegram::Bot};
@@ -9,6 +10,7 @@ use crate::vm::apart::Users;
 use crate::vm::args::Accel;
 use crate::vm::cgroup::Groups;
 use crate::vm::{hypervisor, net_filter};
+use std::path::Path;
 
 /// Least free space below which the check complains.
 const FREE_MIN: u64 = 2 << 30;
@@ -38,9 +40,14 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         }
         Err(why) => tell(false, why),
     }
-    match crate::db::open_for_cli(&super::db_settings(&config)) {
-        Ok(_) => tell(true, "database answers".into()),
-        Err(why) => tell(false, format!("database: {why}")),
+    if config.database_url.is_none() && !config.base_dir.exists() {
+        let (good, text) = new_folder(&config.base_dir, config.postgres_bin_dir.as_deref());
+        tell(good, text);
+    } else {
+        match crate::db::open_for_cli(&super::db_settings(&config)) {
+            Ok(_) => tell(true, "database answers".into()),
+            Err(why) => tell(false, format!("database: {why}")),
+        }
     }
     if let Tls::Files { cert, key } = &config.tls {
         match TlsSettings::load(cert, key) {
@@ -50,7 +57,8 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
     }
     match statvfs::free_bytes(&config.base_dir) {
         Ok(free) => tell(free >= FREE_MIN, format!("{} MiB free in {}", free >> 20, config.base_dir.display())),
-        Err(e) => tell(false, format!("{}: {e}", config.base_dir.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => tell(false, format!("{}: {e}; give the server's user the right to it", config.base_dir.display())),
     }
     match Users::look(&config) {
         Users::Range(uids) => {
@@ -82,6 +90,22 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         println!("note    alerts are only logged; to have them in Telegram set TG_BOT_TOKEN and TG_CHAT_ID");
     }
     if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
+}
+
+/// What comes of a folder that is not there yet: the server makes it, and its database in it, where it may.
+fn new_folder(base: &Path, bin_dir: Option<&Path>) -> (bool, String) {
+    let above = base.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let shown = base.display();
+    let probe = above.join(format!(".vmshare-check-{}", std::process::id()));
+    let may = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));
+    match (may, private::missing(bin_dir)) {
+        (Err(e), _) => {
+            let mend = format!("mkdir {shown} and chown it to the server's user, or set vm_base_dir");
+            (false, format!("{shown} is not there, and {} takes no new folder ({e}): {mend}", above.display()))
+        }
+        (Ok(()), Some(why)) => (false, format!("database: {why}")),
+        (Ok(()), None) => (true, format!("{shown} and the database in it are made at the first start")),
+    }
 }
 
 /// Sends a test message.

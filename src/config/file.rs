@@ -41,10 +41,17 @@ pub(super) fn from_toml(given: &mut Given, text: &str, file: &str, folder: &Path
             (PROFILES, _) => return Err(not_a_table(&place, name, "profiles.custom")),
             ("alerts" | "limits", value) => section(given, &source, name, name, value, place)?,
             (name, value) => {
-                if !top_settings().any(|setting| setting.name == name) {
+                // As the environment has it, too.
+                let shouted = !name.bytes().any(|byte| byte.is_ascii_lowercase());
+                let setting = if shouted { name.to_ascii_lowercase() } else { name.to_owned() };
+                if !top_settings().any(|known| known.name == setting) {
                     return Err(unknown_key(&place, name, "", name));
                 }
-                given.insert(name.to_owned(), Entry { raw: raw(value), place, name: name.to_owned() });
+                if shouted && tree.get_ref().keys().any(|key| key.get_ref().as_ref() == setting) {
+                    let (wrong, mend) = (format!("it is given as {setting} too"), "remove one of the two".to_owned());
+                    return Err(ConfigError::Setting { at: place.naming(name), wrong, mend });
+                }
+                given.insert(setting, Entry { raw: raw(value), place, name: name.to_owned() });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::subnet::Subnet;
 use super::table::settings;
-use super::value::{Around, Raw, Secret, Value, Wrong, choices};
+use super::value::{Around, Program, Raw, Secret, Value, Wrong, choices};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -77,9 +77,9 @@ settings! {
         /// Telegram's API.
         tg_api_base: String = "https://api.telegram.org";
         /// Another QEMU than qemu-system-x86_64 on PATH.
-        qemu_bin: Option<PathBuf> = "";
+        qemu_bin: Option<Program> = "";
         /// Another qemu-img than the one on PATH.
-        qemu_img_bin: Option<PathBuf> = "";
+        qemu_img_bin: Option<Program> = "";
         /// The folder of initdb and postgres where they are in no usual place.
         postgres_bin_dir: Option<PathBuf> = "";
         /// Who may make an account.

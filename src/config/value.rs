@@ -206,6 +206,19 @@ impl Value for PathBuf {
     }
 }
 
+/// A program: a path, or a name that is looked for on PATH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Program(pub(super) PathBuf);
+
+impl Value for Program {
+    const SHAPE: &'static str = "PROGRAM";
+    fn parse(raw: &Raw, around: &Around<'_>) -> Result<Self, Wrong> {
+        let path = PathBuf::parse(raw, around)?;
+        let name = raw.text("write a path or a name").ok().filter(|text| !text.contains('/'));
+        Ok(Self(name.map_or(path, PathBuf::from)))
+    }
+}
+
 impl Value for IpAddr {
     const SHAPE: &'static str = "ADDRESS";
     fn parse(raw: &Raw, _: &Around<'_>) -> Result<Self, Wrong> {

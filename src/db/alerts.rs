@@ -57,9 +57,9 @@ pub async fn end_former(db: &Db, before: Timestamp) -> Result<(), Error> {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn recent(db: &Db, limit: i64, before: Option<i64>) -> Result<Vec<AlertRow>, Error> {
+pub async fn recent(db: &Db, words: String, limit: i64, before: Option<i64>) -> Result<Vec<AlertRow>, Error> {
     db.call(move |conn| {
-        let rows = conn.query(include_str!("../../sql/alerts/recent.sql"), &[&limit, &before])?;
+        let rows = conn.query(include_str!("../../sql/alerts/recent.sql"), &[&limit, &before, &words])?;
         Ok(rows
             .iter()
             .map(|row| AlertRow {

@@ -14,6 +14,8 @@ pub struct Connection {
     pub user_id: Option<String>,
     /// `connect` or `disconnect`.
     pub kind: String,
+    /// What lets him look: `owner`, `teacher`, `admin`, or which link.
+    pub via: String,
     /// `vnc` or `serial`.
     pub console: String,
     /// The viewer's address.
@@ -67,10 +69,10 @@ pub async fn write(db: &Db, at: Timestamp, event: Event) -> Result<(), Error> {
         Event::Connection(event) => {
             let seconds = event.seconds.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
             let (down, up) = (bytes(event.bytes_to_browser), bytes(event.bytes_to_vm));
-            let Connection { visit, vmid, user_id, kind, console, ip, reason, .. } = event;
+            let Connection { visit, vmid, user_id, kind, via, console, ip, reason, .. } = event;
             conn.execute(
                 include_str!("../../sql/events/connection.sql"),
-                &[&at, visit, vmid, user_id, kind, console, ip, &down, &up, reason, &seconds],
+                &[&at, visit, vmid, user_id, kind, console, ip, &down, &up, reason, &seconds, via],
             )
             .map(drop)
         }
@@ -82,7 +84,23 @@ pub async fn write(db: &Db, at: Timestamp, event: Event) -> Result<(), Error> {
     .await
 }
 
-/// Ends in the log what was open when a former server ended without a word; how many there were. How much passed through them is not known.
+/// Notes how much has passed through screens that are open, by their visits: to browsers and to the VM.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn running_totals(db: &Db, totals: Vec<(String, u64, u64)>) -> Result<(), Error> {
+    let bytes = |count: &u64| i64::try_from(*count).unwrap_or(i64::MAX);
+    db.call(move |conn| {
+        let visits: Vec<&str> = totals.iter().map(|(visit, ..)| visit.as_str()).collect();
+        let down: Vec<i64> = totals.iter().map(|(_, down, _)| bytes(down)).collect();
+        let up: Vec<i64> = totals.iter().map(|(.., up)| bytes(up)).collect();
+        conn.execute(include_str!("../../sql/events/running_totals.sql"), &[&visits, &down, &up]).map(drop)
+    })
+    .await
+}
+
+/// Ends in the log what was open when a former server ended without a word; how many there were. How much passed through them is what was
+/// noted last.
 ///
 /// # Errors
 /// PostgreSQL's.
@@ -116,15 +134,17 @@ pub struct Recent {
     pub reason: String,
     /// How long it was open, where it ended.
     pub seconds: Option<i32>,
+    /// What let him look.
+    pub via: String,
 }
 
-/// The newest events, before one of them where `before` is given.
+/// The newest events that have `words` (in lower case) in them, before one of them where `before` is given.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn recent(db: &Db, limit: i64, before: Option<i64>) -> Result<Vec<Recent>, Error> {
+pub async fn recent(db: &Db, words: String, limit: i64, before: Option<i64>) -> Result<Vec<Recent>, Error> {
     db.call(move |conn| {
-        let rows = conn.query(include_str!("../../sql/events/recent.sql"), &[&limit, &before])?;
+        let rows = conn.query(include_str!("../../sql/events/recent.sql"), &[&limit, &before, &words])?;
         Ok(rows
             .iter()
             .map(|row| Recent {
@@ -139,6 +159,7 @@ pub async fn recent(db: &Db, limit: i64, before: Option<i64>) -> Result<Vec<Rece
                 bytes_to_vm: row.get(8),
                 reason: row.get(9),
                 seconds: row.get(10),
+                via: row.get(11),
             })
             .collect())
     })

@@ -15,6 +15,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (7, "admin", include_str!("../../sql/migrations/0007_admin.sql")),
     (8, "retention", include_str!("../../sql/migrations/0008_retention.sql")),
     (9, "visits", include_str!("../../sql/migrations/0009_visits.sql")),
+    (10, "viewers", include_str!("../../sql/migrations/0010_viewers.sql")),
 ];
 
 /// Keeps two starting programs from migrating at the same time.

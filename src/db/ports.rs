@@ -23,9 +23,11 @@ pub async fn seed(db: &Db, ranges: Vec<(Ports, Ports)>) -> Result<(), Error> {
     .await
 }
 
-/// How many ports of a kind there are.
+/// How many ports of a kind a profile has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
+    /// The profile.
+    pub profile: String,
     /// `vnc` or `http`.
     pub kind: String,
     /// Free now.
@@ -40,13 +42,23 @@ pub struct Count {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn counts(db: &Db) -> Result<Vec<Count>, Error> {
-    db.call(|conn| {
-        let rows = conn.query(include_str!("../../sql/ports/counts.sql"), &[])?;
-        Ok(rows
-            .iter()
-            .map(|row| Count { kind: row.get(0), free: row.get(1), used: row.get(2), cooling: row.get(3) })
-            .collect())
+pub async fn counts(db: &Db, profiles: Vec<(String, Ports, Ports)>) -> Result<Vec<Count>, Error> {
+    db.call(move |conn| {
+        let mut counts = Vec::new();
+        for (profile, vnc, http) in &profiles {
+            let [a, b, c, d] = [vnc.start(), vnc.end(), http.start(), http.end()].map(|port| i32::from(*port));
+            for row in conn.query(include_str!("../../sql/ports/counts.sql"), &[&a, &b, &c, &d])? {
+                let profile = profile.clone();
+                counts.push(Count {
+                    profile,
+                    kind: row.get(0),
+                    free: row.get(1),
+                    used: row.get(2),
+                    cooling: row.get(3),
+                });
+            }
+        }
+        Ok(counts)
     })
     .await
 }

@@ -300,7 +300,13 @@ fn find_user() -> Result<(u32, u32), String> {
         .into())
 }
 
-/// The folder of `initdb` and `postgres`: the one that is set, PATH, then the newest of Debian's.
+/// Why there can be no private cluster on this host.
+#[must_use]
+pub fn missing(bin_dir: Option<&Path>) -> Option<String> {
+    find_programs(bin_dir).err()
+}
+
+/// The folder of `initdb` and `postgres`: the one that is set, the newest of Debian's, which are not on PATH, then PATH.
 fn find_programs(set: Option<&Path>) -> Result<PathBuf, String> {
     let both = |folder: &Path| folder.join("initdb").exists() && folder.join("postgres").exists();
     if let Some(folder) = set {

@@ -16,6 +16,8 @@ pub struct Problem {
     pub detail: String,
     /// The field of the request that is wrong.
     pub field: Option<String>,
+    /// Where there are several: each by itself.
+    pub reasons: Vec<String>,
     /// Header fields the status asks for (`Retry-After`, `Allow`).
     pub headers: Vec<(&'static str, String)>,
 }
@@ -24,7 +26,7 @@ impl Problem {
     /// Any status.
     #[must_use]
     pub fn new(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None, headers: Vec::new() }
+        Self { status, code, detail: detail.into(), field: None, reasons: Vec::new(), headers: Vec::new() }
     }
 
     /// 400: malformed.
@@ -120,6 +122,9 @@ impl Problem {
         });
         if let (Some(field), Some(object)) = (&self.field, body.as_object_mut()) {
             object.insert("field".into(), json!(field));
+        }
+        if let (false, Some(object)) = (self.reasons.is_empty(), body.as_object_mut()) {
+            object.insert("reasons".into(), json!(self.reasons));
         }
         body.to_string().into_bytes()
     }

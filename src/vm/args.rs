@@ -469,7 +469,7 @@ mod tests {
             -machine pc,dump-guest-core=off,hpet=off,vmport=off -accel tcg,tb-size=64 -cpu max -m 2048M -smp 2 \
             -rtc base=utc -boot order=d \
             -add-fd fd=11,set=11 -drive if=ide,index=2,id=cd0,media=cdrom,format=raw,read-only=on,file=/dev/fdset/11 \
-            -vga std -display none -vnc unix:vnc.sock,share=force-shared,lossy=on \
+            -vga std -display none -vnc unix:vnc.sock,share=force-shared,lossy=on,connections=100 \
             -chardev socket,id=qmp,path=qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control \
             -chardev socket,id=serial,path=serial.sock,server=on,wait=off -serial chardev:serial \
             -device qemu-xhci,id=usb -device usb-tablet,bus=usb.0 -device virtio-rng-pci -device pvpanic-pci \
@@ -491,9 +491,12 @@ mod tests {
         let at = |host: &str, port| Machine { vnc: Vnc::Tcp { host: host.parse().unwrap(), port }, ..machine() };
         let given =
             |machine: &Machine<'_>, value: &str| text(machine).windows(2).any(|w| w[0] == "-vnc" && w[1] == value);
-        assert!(given(&at("127.0.0.1", 5901), "127.0.0.1:1,share=force-shared,lossy=on"));
-        assert!(given(&at("::1", 6000), "[::1]:100,share=force-shared,lossy=on"));
-        assert!(given(&at("::1", 6000), "unix:vnc.sock,share=force-shared,lossy=on"), "the relay's way in");
+        assert!(given(&at("127.0.0.1", 5901), "127.0.0.1:1,share=force-shared,lossy=on,connections=100"));
+        assert!(given(&at("::1", 6000), "[::1]:100,share=force-shared,lossy=on,connections=100"));
+        assert!(
+            given(&at("::1", 6000), "unix:vnc.sock,share=force-shared,lossy=on,connections=100"),
+            "the relay's way in"
+        );
         assert_eq!(qemu(&at("127.0.0.1", 5899)), Err(ArgError::PortTooLow(5899)));
     }
 

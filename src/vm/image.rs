@@ -69,6 +69,13 @@ pub fn media(config: &Config, profile: &Profile, wish: &Wish) -> Result<Image, P
     let mut image = Image { name, cd, order, overlay: None, scratch: None, new_kept: None, kept_gb: there };
     let gb = wish.data_disk_gb;
     match (kept, there) {
+        (Some((kept, _)), Some(size)) if gb.is_some_and(|gb| gb > size) => {
+            let name = &kept.name;
+            let detail = format!(
+                "Your disk {name} is there with {size} GiB. Grow it with POST /disks/{name}/grow, or leave data_disk_gb out."
+            );
+            return Err(Problem::conflict("disk_smaller", detail));
+        }
         (Some(_), Some(_)) => {}
         (Some((kept, _)), None) => {
             if kept.by_name && gb.is_none() && base.is_none() {

@@ -45,11 +45,7 @@ impl fmt::Display for ProgramError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAProgram { setting, path } => {
-                write!(
-                    f,
-                    "{setting}={} is no program that can be run: correct the path or leave it out",
-                    path.display()
-                )
+                write!(f, "{setting}={} is no program that can be run: correct it or leave it out", path.display())
             }
             Self::NotFound { setting, name, package } => {
                 write!(f, "{name} is not installed: apt-get install {package}, or set {setting} to where it is")
@@ -96,18 +92,20 @@ fn find(
     names: &[&'static str],
     package: &'static str,
 ) -> Result<PathBuf, ProgramError> {
-    if let Some(path) = explicit {
-        return match is_program(path) {
-            true => Ok(path.to_owned()),
-            false => Err(ProgramError::NotAProgram { setting, path: path.to_owned() }),
-        };
-    }
     let path = env::var_os("PATH").unwrap_or_default();
+    if let Some(program) = explicit {
+        // A name without a folder is one of PATH, as everywhere.
+        let found = match program.to_str() {
+            Some(name) if !name.contains('/') => look(&path, &[name]),
+            _ => is_program(program).then(|| program.to_owned()),
+        };
+        return found.ok_or_else(|| ProgramError::NotAProgram { setting, path: program.to_owned() });
+    }
     let name = names.first().copied().unwrap_or_default();
     look(&path, names).ok_or(ProgramError::NotFound { setting, name, package })
 }
 
-fn look(path: &OsStr, names: &[&'static str]) -> Option<PathBuf> {
+fn look(path: &OsStr, names: &[&str]) -> Option<PathBuf> {
     let folders = || env::split_paths(path).chain(USUAL_FOLDERS.iter().map(PathBuf::from));
     // A relative folder on PATH depends on where we stand; children stand elsewhere.
     let files = |name| folders().filter(|folder| folder.is_absolute()).map(move |folder| folder.join(name));
@@ -126,7 +124,8 @@ mod tests {
     #[test]
     fn an_explicit_path_is_taken_or_refused_never_replaced() {
         assert_eq!(find_qemu(Some(Path::new("/bin/sh"))).unwrap(), Path::new("/bin/sh"));
-        for bad in ["/etc/passwd", "/tmp", "/nonexistent"] {
+        assert!(find_qemu(Some(Path::new("sh"))).unwrap().ends_with("bin/sh"), "a name is looked for on PATH");
+        for bad in ["/etc/passwd", "/tmp", "/nonexistent", "no-such-program"] {
             let error = find_qemu(Some(Path::new(bad))).unwrap_err().to_string();
             assert!(error.contains("QEMU_BIN") && error.contains(bad), "{error}");
         }

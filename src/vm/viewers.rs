@@ -70,6 +70,8 @@ pub struct Viewers {
     barred: RefCell<HashSet<[u8; 32]>>,
     /// What passed through screens that are closed, to browsers and to the VM.
     closed: Cell<(u64, u64)>,
+    /// What passes through those that are open, by their visits.
+    visits: RefCell<BTreeMap<String, Rc<Meter>>>,
 }
 
 impl Viewers {
@@ -112,8 +114,21 @@ impl Viewers {
         viewer.control.replace(control) != control
     }
 
+    /// A screen was opened: what it counts, by its visit.
+    pub fn add_open(&self, visit: &str, meter: &Rc<Meter>) {
+        self.visits.borrow_mut().insert(visit.to_owned(), Rc::clone(meter));
+    }
+
+    /// What has passed through each open screen, by its visit, to browsers and to the VM.
+    #[must_use]
+    pub fn totals(&self) -> Vec<(String, u64, u64)> {
+        let visits = self.visits.borrow();
+        visits.iter().map(|(visit, meter)| (visit.clone(), meter.down.get(), meter.up.get())).collect()
+    }
+
     /// Counts what passed through a screen that was closed.
-    pub fn add_closed(&self, meter: &Meter) {
+    pub fn add_closed(&self, visit: &str, meter: &Meter) {
+        self.visits.borrow_mut().remove(visit);
         let (down, up) = self.closed.get();
         self.closed.set((down + meter.down.get(), up + meter.up.get()));
     }

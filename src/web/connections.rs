@@ -30,27 +30,28 @@ pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             "connected": viewers > 0,
             "viewers": viewers,
             "who": who,
-            "last_change": summary.last_change.map(|at| at.to_string()),
+            "last_change": summary.last_change.map(super::time),
             "bytes_to_browser": down,
             "bytes_to_vm": up,
         }),
     ))
 }
 
-/// `GET /connections`: newest first; `?before=ID` pages on.
+/// `GET /connections?q&limit&before`: newest first.
 pub async fn recent(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
     let limit = paging::limit(&query)?;
-    let rows = cx.db(events::recent(&cx.db, limit, paging::before(&query)?)).await?;
+    let rows = cx.db(events::recent(&cx.db, paging::words(&query)?, limit, paging::before(&query)?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let events: Vec<Value> = rows
         .iter()
         .map(|row| {
             json!({
                 "id": row.id,
-                "at": row.at.to_string(),
+                "at": super::time(row.at),
                 "vmid": row.vmid,
                 "user": row.user_login,
+                "via": row.via,
                 "kind": row.kind,
                 "console": row.console,
                 "ip": row.ip,

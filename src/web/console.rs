@@ -5,7 +5,7 @@
 
 use super::Req;
 use super::session::{self, TokenHash};
-use super::{origin, shares, viewers};
+use super::{shares, viewers};
 use crate::db::events::{Connection, Event};
 use crate::house::{Cx, House};
 use crate::net::back::Back;
@@ -54,7 +54,6 @@ pub async fn serial(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// The story of an upgrade.
 async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Problem> {
-    origin::check_upgrade(&req)?;
     if req.head.method != Method::Get {
         return Err(Problem::method_not_allowed("GET"));
     }
@@ -209,6 +208,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
         vmid: vm.vmid.to_string(),
         user_id: user.clone(),
         kind: "connect".into(),
+        via: if kind == Kind::Link { name.clone() } else { kind.word().to_owned() },
         console: console.word().into(),
         ip: req.ip.to_string(),
         bytes_to_browser: 0,
@@ -226,10 +226,11 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     let (house, began) = (Rc::clone(cx), cx.now());
     let vm_number = vm.vmid.number();
     let meter = Rc::new(Meter::below(&who.meter));
+    vm.viewers.add_open(&about.visit, &meter);
     let (own, may) = (Rc::clone(&meter), Rc::clone(&who.control));
     let on_end = move |end: Option<&End>| {
         let last = vm.viewers.leave(&who);
-        vm.viewers.add_closed(&own);
+        vm.viewers.add_closed(&about.visit, &own);
         let reason = end.map_or_else(|| "connection lost".to_owned(), |end| format!("{} {}", end.code, end.reason));
         log::info!(vmid:% = vm.vmid, user = name.as_str();
             "relay closed: {reason} down={} up={}", own.down.get(), own.up.get());

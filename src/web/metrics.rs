@@ -13,13 +13,19 @@ use std::sync::atomic::Ordering;
 
 /// `GET /metrics`.
 pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let admin = matches!(session::authenticate(&cx, &req).await, Ok(Some(caller)) if caller.is_admin());
-    if !admin && !req.ip.is_loopback() {
-        return Err(Problem::forbidden("admin_only", "Only administrators and this host itself may read metrics."));
+    // Who comes by a proxy of this host is not this host itself.
+    let trusted = cx.config.trusted_proxies.iter().any(|network| network.contains(req.ip));
+    let forwarded =
+        ["x-forwarded-for", "forwarded"].iter().any(|name| req.head.headers.get(name).is_some()) && !trusted;
+    if forwarded || !req.ip.is_loopback() {
+        let caller = session::authenticate(&cx, &req).await?.ok_or_else(session::sign_in_first)?;
+        if !caller.is_admin() {
+            return Err(Problem::forbidden("admin_only", "Only administrators and this host itself may read metrics."));
+        }
     }
     // Asked for before the page is begun: the numbers on it are of one moment.
     let ports = match cx.db.state() {
-        State::Ready => cx.db(ports::counts(&cx.db)).await.ok(),
+        State::Ready => cx.db(ports::counts(&cx.db, ranges(&cx))).await.ok(),
         _ => None,
     };
     let mut page = Page::default();
@@ -51,6 +57,12 @@ fn bytes(count: u64) -> f64 {
     count as f64
 }
 
+/// Each profile's ports.
+pub(super) fn ranges(cx: &House) -> Vec<(String, ports::Ports, ports::Ports)> {
+    let profiles = cx.config.profiles.values();
+    profiles.map(|profile| (profile.name.clone(), profile.vnc_ports.clone(), profile.http_ports.clone())).collect()
+}
+
 fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
     use Kind::Gauge;
     page.one("vmshare_vms", Gauge, "Live VMs.", float(cx.vms.len()));
@@ -60,10 +72,17 @@ fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
     page.one("vmshare_uploads_active", Gauge, "Uploads that are being worked on.", float(cx.uploads.active()));
     let up = f64::from(u8::from(ports.is_some()));
     page.one("vmshare_db_up", Gauge, "1 while the database answers.", up);
-    let mut family = page.family("vmshare_ports", Gauge, "Ports by kind and state; a VM takes one of each kind.");
+    let mut family = page.family(
+        "vmshare_ports",
+        Gauge,
+        "Ports of a profile by kind and state; a VM takes one of each kind. Profiles may share them.",
+    );
     for count in ports.unwrap_or_default() {
         for (state, number) in [("free", count.free), ("used", count.used), ("cooling", count.cooling)] {
-            family.value(&[("kind", &count.kind), ("state", state)], bytes(u64::try_from(number).unwrap_or(0)));
+            family.value(
+                &[("profile", &count.profile), ("kind", &count.kind), ("state", state)],
+                bytes(u64::try_from(number).unwrap_or(0)),
+            );
         }
     }
 }

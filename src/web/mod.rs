@@ -243,6 +243,11 @@ struct Outcome {
     login: Option<String>,
 }
 
+/// Times in the contract are RFC 3339 UTC with whole seconds.
+fn time(at: jiff::Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
+
 /// The route that was found with what its `{…}` matched, or why there is none.
 pub type Found = Result<Option<(&'static Route, Vec<String>)>, Problem>;
 
@@ -256,6 +261,10 @@ async fn route(cx: &Cx, req: &mut Req, found: Found, login: &mut Option<String>)
         return pages::serve(req);
     };
     req.params = params;
+    // Before who calls: what another site's page opens is nobody's.
+    if req.head.headers.get("upgrade").is_some() {
+        origin::check_upgrade(req)?;
+    }
     let caller = session::authenticate(cx, req).await;
     *login = caller.as_ref().ok().and_then(Option::as_ref).map(|caller| caller.user.login.clone());
     if !matches!(req.head.method, Method::Get | Method::Head | Method::Options) {

@@ -22,7 +22,7 @@ pub async fn readyz(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
         State::Ready => {
             if !cx.swept.get() {
                 reasons.push("VMs of the former run are being looked after".to_owned());
-            } else if let Err(problem) = cx.db(crate::db::ports::counts(&cx.db)).await {
+            } else if let Err(problem) = cx.db(crate::db::ports::counts(&cx.db, super::metrics::ranges(&cx))).await {
                 reasons.push(format!("database: {}", problem.detail));
             }
         }
@@ -38,7 +38,9 @@ pub async fn readyz(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
     if reasons.is_empty() {
         return Ok(Response::json(200, &json!({ "status": "ready" })));
     }
-    Err(Problem::unavailable("not_ready", reasons.join("; "), 2))
+    let mut problem = Problem::unavailable("not_ready", reasons.join("; "), 2);
+    problem.reasons = reasons;
+    Err(problem)
 }
 
 /// `GET /version`: what this is, and whether the caller is signed in; 200 for strangers too, so that the start page can ask.

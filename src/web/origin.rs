@@ -1,7 +1,7 @@
 //! Cross-site requests: refused before anything is looked at (OWASP CSRF prevention: fetch metadata, then Origin).
 //!
 //! A browser sends the cookie by itself, so a request that changes something and comes with one must prove that it was made by one of
-//! our own pages. A bearer token is never sent by itself and needs no proof; but a page elsewhere may not use it either.
+//! our own pages. A bearer token is never sent by itself and needs no proof.
 
 use super::Req;
 use crate::proto::problem::Problem;
@@ -11,6 +11,9 @@ use crate::proto::problem::Problem;
 /// # Errors
 /// 403 for a request another site made, or a cookie without any proof.
 pub fn check(req: &Req, by_cookie: bool) -> Result<(), Problem> {
+    if !by_cookie && req.head.headers.get("authorization").is_some() {
+        return Ok(());
+    }
     let site = req.head.headers.get("sec-fetch-site");
     let origin = req.head.headers.get("origin");
     let foreign = site.is_some_and(|site| !matches!(site, "same-origin" | "none"))
@@ -38,8 +41,10 @@ pub fn check_upgrade(req: &Req) -> Result<(), Problem> {
     }
 }
 
+/// With TLS off the pages may come by a proxy that speaks it, named in the settings or not.
 fn is_ours(req: &Req, origin: &str) -> bool {
-    let scheme = if req.secure { "https" } else { "http" };
     let host = req.head.headers.get("host").unwrap_or("");
-    origin.split_once("://").is_some_and(|(s, h)| s == scheme && !host.is_empty() && h.eq_ignore_ascii_case(host))
+    origin.split_once("://").is_some_and(|(scheme, name)| {
+        (scheme == "https" || scheme == "http" && !req.secure) && !host.is_empty() && name.eq_ignore_ascii_case(host)
+    })
 }

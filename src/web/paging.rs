@@ -1,10 +1,26 @@
-//! `?limit=` and `?before=` of lists that are told page by page, newest first.
+//! `?q=`, `?limit=` and `?before=` of lists that are told page by page, newest first.
 
 use crate::proto::problem::Problem;
 use crate::proto::url::Query;
 
 /// Rows of a page unless fewer are asked for; more are not to be had.
 pub const PAGE: i64 = 100;
+
+/// Longest text that is looked for.
+const WORDS: usize = 200;
+
+/// What is looked for, in lower case; nothing is everything.
+///
+/// # Errors
+/// 422 for what is too long.
+pub fn words(query: &Query) -> Result<String, Problem> {
+    let words = query.get("q").unwrap_or("").trim().to_lowercase();
+    if words.len() <= WORDS && !words.contains('\0') {
+        Ok(words)
+    } else {
+        Err(Problem::unprocessable("q", format!("must be a text of at most {WORDS} bytes")))
+    }
+}
 
 /// How many rows are asked for.
 ///

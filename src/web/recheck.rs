@@ -2,11 +2,11 @@
 //!
 //! What this server does itself (a log-out, a change of role or password by its API, a revoked link) ends what is open at once. What happens
 //! past it, by the command line or because a session's time is over, is seen here: one question to the database every [`EVERY`] for all
-//! of them, and none while nobody has anything open. While the database is away everything stays as it is.
+//! of them, and none while nobody has anything open. What has passed through open screens is noted at the same time, for a server that is killed. While the database is away everything stays as it is.
 
 use super::session::{self, TokenHash};
 use super::viewers::kind_of_roles;
-use crate::db::{sessions, users};
+use crate::db::{events, sessions, users};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::vm::Vm;
@@ -27,10 +27,13 @@ pub(super) fn begin(cx: &Cx) {
     cx.spawner.spawn("look at sessions again", async move {
         while !story.stopping.get() {
             story.clock.sleep(EVERY).await;
+            let totals: Vec<_> = story.vms.all().iter().flat_map(|vm| vm.viewers.totals()).collect();
             let tokens = open(&story);
-            if tokens.is_empty() {
+            if tokens.is_empty() && totals.is_empty() {
                 break;
             }
+            // One that is away is asked again soon enough.
+            let _ = story.db(events::running_totals(&story.db, totals)).await;
             look(&story, tokens).await;
         }
         story.sessions.rechecks.set(false);

@@ -109,12 +109,11 @@ async fn note(cx: &Cx, req: &Req, action: &str, vmid: &str, detail: String) {
 }
 
 fn share_json(share: &Share) -> Value {
-    let whole = |at: Timestamp| Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
     json!({
         "id": share.id,
         "control": share.control,
-        "created_at": whole(share.created_at),
-        "expires_at": whole(share.expires_at),
+        "created_at": super::time(share.created_at),
+        "expires_at": super::time(share.expires_at),
         "viewers": 0,
     })
 }
@@ -143,8 +142,9 @@ pub(super) async fn admit(
     };
     let Some(vm) = vm().filter(|vm| vm.vmid.to_string() == share.vmid) else {
         // A server that has just begun may not have taken it back yet, and a page that hears 404 gives up.
+        let elsewhere = Vmid::parse(&share.vmid).is_some_and(|vmid| cx.vms.get(vmid).is_some());
         let row = cx.db(vms::by_id(&cx.db, share.vmid)).await?;
-        return Err(if row.is_some_and(|row| row.state.is_live()) {
+        return Err(if !elsewhere && row.is_some_and(|row| row.state.is_live()) {
             Problem::unavailable(
                 "screen_away",
                 "This VM is just being taken back or started again. Try again in a moment.",

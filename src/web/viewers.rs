@@ -60,7 +60,7 @@ pub(super) fn to_json(viewer: &Viewer, now: Instant) -> Value {
         "name": viewer.name,
         "control": viewer.control.get(),
         "screens": viewer.open.get(),
-        "since": jiff::Timestamp::from_second(viewer.since.as_second()).unwrap_or(viewer.since).to_string(),
+        "since": super::time(viewer.since),
         "bytes_to_browser": viewer.meter.down.get(),
         "bytes_to_vm": viewer.meter.up.get(),
         "idle_s": viewer.meter.input.get().map(|at| now.saturating_duration_since(at).as_secs()),

@@ -150,7 +150,11 @@ fn kept_disk(config: &Config, profile: &Profile, user: &str, fields: &Fields) ->
             ));
         }
         Some("ephemeral") => false,
-        None => named.is_some() || profile.persistence == Persistence::Persistent,
+        // Who asks for a disk without a word more wants to find on it what he put there.
+        None => {
+            let asks = fields.opt_u32_in("data_disk_gb", 1..=config.limits.max_data_disk_gb)?.is_some();
+            named.is_some() || asks || profile.persistence == Persistence::Persistent
+        }
         Some(_) => return Err(Problem::unprocessable("persistence", "must be \"ephemeral\" or \"persistent\"")),
     };
     let by_name = named.is_some();
@@ -174,9 +178,14 @@ fn live_json(cx: &Cx, vm: &Vm) -> Value {
 }
 
 /// A place in the list: the time of a VM, with [`LIVE`] before it while the page is still among the live ones.
-fn parse_before(text: &str) -> Result<(bool, jiff::Timestamp), Problem> {
+/// Or the id of one.
+async fn parse_before(cx: &Cx, caller: &Caller, text: &str) -> Result<(bool, jiff::Timestamp), Problem> {
+    if Vmid::parse(text).is_some() {
+        let row = visible(cx, caller, text).await?;
+        return Ok((row.state.is_live(), row.created_at));
+    }
     let (live, time) = text.strip_prefix(LIVE).map_or((false, text), |time| (true, time));
-    let wrong = "must be a time like 2026-11-23T10:11:03Z, or what `next` says";
+    let wrong = "must be a time like 2026-11-23T10:11:03Z, a vmid, or what `next` says";
     time.parse().map(|at| (live, at)).map_err(|_| Problem::unprocessable("before", wrong))
 }
 
@@ -192,7 +201,10 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             .filter(|limit| (1..=PAGE_MAX).contains(limit))
             .ok_or_else(|| Problem::unprocessable("limit", format!("must be a number from 1 to {PAGE_MAX}")))?,
     };
-    let before = query.get("before").map(parse_before).transpose()?;
+    let before = match query.get("before") {
+        Some(text) => Some(parse_before(&cx, caller, text).await?),
+        None => None,
+    };
     let all = query.get("all") == Some("1") && (caller.is_admin() || caller.is_teacher());
     let asked = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = if all {

@@ -5,7 +5,8 @@ use super::*;
 /// What is wrong in `vmshare.toml`, and the sentence that must be said.
 const TOML_MISTAKES: &[(&str, &str)] = &[
     ("\nprot = 1", "vmshare.toml:2: prot: no setting has this name; did you mean port?"),
-    ("PORT = 1", "vmshare.toml:1: PORT: no setting has this name; did you mean port?"),
+    ("PORT = 1\nport = 2", "vmshare.toml:1: PORT: it is given as port too; remove one of the two"),
+    ("Port = 1", "vmshare.toml:1: Port: no setting has this name; did you mean port?"),
     (
         "colour = 1",
         "vmshare.toml:1: colour: no setting has this name; remove it, or see `vmshare serve --help` for the names",

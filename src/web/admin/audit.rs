@@ -1,6 +1,5 @@
 //! `GET /admin/audit`: who did what, from where.
 
-use super::words;
 use crate::db::events;
 use crate::house::Cx;
 use crate::net::response::Response;
@@ -13,7 +12,7 @@ use std::rc::Rc;
 /// `GET /admin/audit?q&limit&before`: newest first.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let (limit, words) = (paging::limit(&query)?, words(&query)?);
+    let (limit, words) = (paging::limit(&query)?, paging::words(&query)?);
     let before = paging::before(&query)?;
     let rows = cx.db(events::audited(&cx.db, words, limit, before)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
@@ -22,7 +21,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         .map(|row| {
             json!({
                 "id": row.id,
-                "at": row.at.to_string(),
+                "at": crate::web::time(row.at),
                 "user": row.user_login,
                 "ip": row.ip,
                 "action": row.action,

@@ -127,11 +127,11 @@ pub async fn load(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::json(200, &json!({ "vms": vms, "storage": storage })))
 }
 
-/// `GET /admin/alerts`: newest first; `?before=ID` pages on.
+/// `GET /admin/alerts?q&limit&before`: newest first.
 pub async fn alerts(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
     let limit = paging::limit(&query)?;
-    let rows = cx.db(alerts::recent(&cx.db, limit, paging::before(&query)?)).await?;
+    let rows = cx.db(alerts::recent(&cx.db, paging::words(&query)?, limit, paging::before(&query)?)).await?;
     let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
     let shown: Vec<Value> = rows
         .iter()

@@ -1,6 +1,6 @@
 //! `/admin/invites`: codes that let a class sign up. A code is told once, when it is made; only its hash is stored.
 
-use super::{note, whole};
+use super::note;
 use crate::db::invites::{self, Invite, NewInvite};
 use crate::house::Cx;
 use crate::net::response::Response;
@@ -28,8 +28,8 @@ fn to_json(invite: &Invite) -> Value {
         "role": invite.role,
         "uses": invite.uses,
         "uses_left": invite.uses_left,
-        "created_at": whole(invite.created_at),
-        "expires_at": whole(invite.expires_at),
+        "created_at": crate::web::time(invite.created_at),
+        "expires_at": crate::web::time(invite.expires_at),
         "note": invite.note,
         "created_by": invite.created_by,
     })

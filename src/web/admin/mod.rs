@@ -12,23 +12,7 @@ pub mod vms;
 use super::Req;
 use crate::db::events::Event;
 use crate::house::Cx;
-use crate::proto::problem::Problem;
-use crate::proto::url::Query;
 use crate::vm::diary;
-use jiff::Timestamp;
-
-/// Longest text that is looked for.
-const WORDS: usize = 200;
-
-/// What is looked for, in lower case; nothing is everything.
-fn words(query: &Query) -> Result<String, Problem> {
-    let words = query.get("q").unwrap_or("").trim().to_lowercase();
-    if words.len() <= WORDS && !words.contains('\0') {
-        Ok(words)
-    } else {
-        Err(Problem::unprocessable("q", format!("must be a text of at most {WORDS} bytes")))
-    }
-}
 
 /// A line in the audit trail and in the log.
 async fn note(cx: &Cx, req: &Req, action: &'static str, target: &str, detail: String) {
@@ -38,9 +22,4 @@ async fn note(cx: &Cx, req: &Req, action: &'static str, target: &str, detail: St
     let (user_id, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
     let (action, target) = (action.to_owned(), target.to_owned());
     diary::write(cx, Event::Audit { user_id, ip, action, target, detail }).await;
-}
-
-/// Times in the contract are RFC 3339 UTC with whole seconds.
-fn whole(at: Timestamp) -> String {
-    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }

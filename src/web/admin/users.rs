@@ -2,7 +2,7 @@
 //!
 //! A change holds at once: who loses rights, is disabled or gets another password is signed out everywhere, open screens included.
 
-use super::{note, whole, words};
+use super::note;
 use crate::db::accounts::{self, Account, Change, Changed};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -26,8 +26,8 @@ fn to_json(cx: &Cx, account: &Account) -> Value {
         "email": user.email,
         "login": user.login,
         "role": user.role,
-        "created_at": whole(user.created_at),
-        "last_seen": account.last_seen.map(whole),
+        "created_at": crate::web::time(user.created_at),
+        "last_seen": account.last_seen.map(crate::web::time),
         "disabled": user.disabled,
         "quota_gb": account.quota_gb,
         "vmid": cx.vms.of_user(&user.id).map(|vm| vm.vmid.to_string()),
@@ -50,7 +50,7 @@ pub(super) fn role(fields: &Fields) -> Result<Option<String>, Problem> {
 /// `GET /admin/users?q&limit&before`: newest first.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let query = req.query()?;
-    let (limit, words) = (paging::limit(&query)?, words(&query)?);
+    let (limit, words) = (paging::limit(&query)?, paging::words(&query)?);
     let before = query.get("before").map(str::to_owned);
     if before.as_ref().is_some_and(|id| id.contains('\0')) {
         return Err(Problem::unprocessable("before", "must be what next of the page before says"));
