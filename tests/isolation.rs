@@ -133,6 +133,34 @@ fn a_vm_is_a_user_of_its_own_who_can_reach_nothing_but_its_folder() {
 }
 
 #[test]
+fn what_runs_a_vm_can_write_to_its_folder_and_nowhere_else() {
+    let folder = common::folder();
+    let (open, program) = (folder.path().join("open"), folder.path().join("qemu"));
+    fs::create_dir(&open).expect("folder");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("chmod");
+    // QEMU, as somebody who has broken out of it.
+    let script = format!(
+        "#!/bin/sh\ncase $* in *--version*|*trial*) ;; *) (echo x > {0}/made; mkdir {0}/sub; ln -s x /dev/shm/vmsi-$$) 2> refused; echo y > mine;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+        open.display()
+    );
+    fs::write(&program, script).expect("program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = common::settings(&folder.path().join("b"), "tls = \"off\"\nstop_vms_on_exit = true", "", "");
+    fs::write(folder.path().join("vmshare.toml"), format!("qemu_bin = {program:?}\n{text}")).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("breaker");
+    let vm = server.launch(&token);
+    let said = fs::read_to_string(run_dir(&server, &vm).join("refused")).expect("what it tried");
+    assert_eq!(said.matches("Permission denied").count() + said.matches("permission denied").count(), 3, "{said}");
+    assert_eq!(fs::read_dir(&open).expect("folder").count(), 0, "{said}");
+    assert_eq!(fs::read_to_string(run_dir(&server, &vm).join("mine")).expect("its own"), "y\n");
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
 fn a_vm_keeps_its_user_over_a_power_cycle_and_a_restarted_server() {
     let mut server = Server::with("tls = \"off\"\nstop_vms_on_exit = false", "", "");
     let token = server.sign_up("keeper");

@@ -5,7 +5,7 @@ use crate::db::private;
 use crate::net::tls::TlsSettings;
 use crate::proto::telegram::{Message, Piece, Verdict};
 use crate::sampler::{self, telegram::Bot};
-use crate::sys::statvfs;
+use crate::sys::{landlock, statvfs};
 use crate::vm::apart::Users;
 use crate::vm::args::Accel;
 use crate::vm::cgroup::Groups;
@@ -69,6 +69,13 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
              user's images and every other screen; give the server the rights that conf/vmshare.service gives it"
         ),
         Users::Refused(why) => tell(false, format!("no VM can be started, because QEMU would run as root: {why}")),
+    }
+    match landlock::version() {
+        Some(_) => tell(true, "QEMU can write to nothing but its VM's folder and disks (Landlock)".into()),
+        None => println!(
+            "WARNING a guest that breaks out of QEMU could fill up /tmp and whatever else everybody may write to: this kernel has no \
+             Landlock (Linux 5.13, with landlock among its security modules)"
+        ),
     }
     if config.profiles.values().any(|profile| profile.network == Network::Internet) {
         match net_filter::missing(&Users::look(&config)) {

@@ -15,6 +15,7 @@
 //! Sources: fork(2), setsid(2), credentials(7), capabilities(7), prctl(2), close_range(2), cgroups(7).
 #![allow(unsafe_code)]
 
+use super::landlock::{self, Bounds};
 use super::{check, check_long, fifo, pidfd::PidFd, process, signal};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -51,6 +52,8 @@ pub struct Spawn<'a> {
     pub keeps_rights: bool,
     /// The `cgroup.procs` files of the control groups it is born into, open for writing.
     pub cgroups: &'a [File],
+    /// What it may write to; `None` is whatever its user may.
+    pub bounds: Option<&'a Bounds>,
     /// The folder in which its output gets names, [`STDOUT`] and [`STDERR`], for who takes it over; else it dies with us.
     pub output: Option<&'a Path>,
 }
@@ -83,6 +86,7 @@ impl<'a> Spawn<'a> {
             files: &[],
             keeps_rights: false,
             cgroups: &[],
+            bounds: None,
             output: None,
         }
     }
@@ -108,6 +112,7 @@ impl<'a> Spawn<'a> {
         let numbers = |files: &[File]| files.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>();
         let (uid_gid, groups) = (self.uid_gid, self.groups.to_vec());
         let (files, cgroups, keeps_rights) = (numbers(self.files), numbers(self.cgroups), self.keeps_rights);
+        let bounds = self.bounds.map(Bounds::number);
         before_exec(&mut command, move || {
             stand_apart()?;
             if !keeps_rights {
@@ -118,7 +123,8 @@ impl<'a> Spawn<'a> {
             if let Some((uid, gid)) = uid_gid {
                 become_user(uid, gid, &groups)?;
             }
-            forbid_new_privs()
+            forbid_new_privs()?;
+            bounds.map_or(Ok(()), landlock::bind)
         });
         let mut child = command.spawn()?;
         match take_hold(&mut child, named) {

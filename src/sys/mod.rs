@@ -13,6 +13,7 @@ pub mod child;
 pub mod fifo;
 pub mod file;
 pub mod kvm;
+pub mod landlock;
 pub mod lock;
 pub mod pidfd;
 pub mod priority;

@@ -9,7 +9,8 @@
 //! reloads the host's firewall may have flushed it. When that fails some times in a row, they are stopped. Where there is no `nft`, no right to use it, or no
 //! users of their own, no such VM is started. The table is left when the server ends, because VMs may live on.
 //!
-//! Sources: nft(8); RFC 6890 (special-purpose addresses); resolv.conf(5).
+//! Sources: nft(8); IANA's registries of special-purpose addresses (RFC 6890); RFC 4291, RFC 4380, RFC 6052 and RFC 7526 (tunnels and
+//! translations to version 4); resolv.conf(5).
 
 use super::apart::Users;
 use super::{Vm, args, stop, tool};
@@ -39,10 +40,10 @@ const RESOLVERS_MAX: usize = 8;
 
 /// Addresses of version 4 that are not the internet's.
 const PRIVATE_4: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
-    192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3";
+    192.88.99.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3";
 /// Addresses of version 6 that are not the internet's; a mapped or translated address of version 4 among them.
-const PRIVATE_6: &str = "::/96, ::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48, 100::/64, 2002::/16, fc00::/7, fe80::/10, \
-    fec0::/10, ff00::/8";
+const PRIVATE_6: &str = "::/96, ::ffff:0:0/96, ::ffff:0:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48, 100::/64, 2001::/23, 2002::/16, \
+    3fff::/20, 5f00::/16, fc00::/7, fe80::/10, fec0::/10, ff00::/8";
 
 /// Whether the story that renews the table runs.
 #[derive(Default)]

@@ -16,6 +16,7 @@ use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
 use crate::store;
 use crate::sys::child::Spawn;
+use crate::sys::landlock::Bounds;
 use crate::sys::pidfd::Exit;
 use crate::sys::signal::Signal;
 use std::cell::{Cell, RefCell};
@@ -38,6 +39,8 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 const BANNER_WAIT: Duration = Duration::from_secs(2);
 /// Between attempts to write an end to a database that is away.
 const RETRY: Duration = Duration::from_secs(1);
+/// Devices that QEMU writes to.
+const WRITABLE: [&str; 2] = ["/dev/kvm", "/dev/null"];
 
 /// How the contract and the database write it.
 pub(super) fn accel_name(accel: Accel) -> String {
@@ -288,7 +291,9 @@ pub(super) async fn spawn_qemu(
             let (groups, files) = (&hypervisor::groups(), attached.files.as_slice());
             let uid_gid = uid.map(|uid| (uid, uid));
             let output = Some(cwd.as_path());
-            Spawn { uid_gid, groups, files, cgroups, output, ..Spawn::new(program, args, &cwd) }.start()
+            let bounds = Bounds::below(&cwd, &WRITABLE)?;
+            let bounds = bounds.as_ref();
+            Spawn { uid_gid, groups, files, cgroups, bounds, output, ..Spawn::new(program, args, &cwd) }.start()
         })
         .await?;
     let process = started.and_then(|child| Process::started(cx, vmid, child, accel, folder));
