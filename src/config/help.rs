@@ -12,6 +12,7 @@ Usage: vmshare [--config FILE] COMMAND [OPTIONS]
   check    say what this host lacks to run it, and how to mend that
   clean    remove half uploads and run folders that nothing needs any more
   user     add people, change passwords and roles, invite
+  vm       list VMs, show one, stop some, whether a server runs or not
   version  print the version
   help     print this, or `vmshare help COMMAND` for one command
 ";
@@ -36,6 +37,19 @@ Usage: vmshare user COMMAND [OPTIONS]
 
 A password is asked on the terminal, read from standard input (--password-stdin) or from VMSHARE_PASSWORD.
 The settings of `vmshare help serve` say which database it is.
+";
+
+/// `vmshare help vm`.
+pub(super) const VM: &str = "\
+Usage: vmshare vm COMMAND [OPTIONS]
+
+  list [--all] [--json]       those that start, run or stop; with --all also those that have ended
+  show VMID [--json]          all that is known of one
+  stop VMID...                end them at once, without asking the guest
+
+They read and write the database, and stop signals QEMU itself, so they work beside a running server and without
+one. stop needs the right to end the VM's process: run it as root where each VM is a user of its own.
+The settings of `vmshare help serve` say which database and which VM_BASE_DIR it is.
 ";
 
 /// `vmshare help serve` and `vmshare help check`: the usage and every setting.

@@ -6,6 +6,7 @@
 use super::args::Accel;
 use super::process::Process;
 use super::{Vm, lifetime, real, restart};
+use crate::db::events;
 use crate::db::vms::{self, VmState};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -68,7 +69,8 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
 /// `failure` says why there is no other QEMU in the place of the one that is gone.
 async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     let process = Rc::clone(&vm.process.borrow());
-    let wish = vm.wish.borrow().clone();
+    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
+    let wish = wish(cx, vm).await;
     let starved = wish.is_none() && matches!(exit, Exit::Signal(9) | Exit::Unknown) && short_of_memory(cx, vm).await;
     let (state, why) = match wish {
         Some(wish) => (VmState::Stopped, wish),
@@ -79,7 +81,6 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
         None => (VmState::Failed, real::exit_text(exit, process.last_line())),
     };
     log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "vm {state}: {why}");
-    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
     let vmid = vm.vmid.to_string();
     if let Some(row) = real::finish(cx, &vmid, state, &why).await {
         vm.row.replace(row);
@@ -93,6 +94,15 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     cx.bus.end_viewers(vm.vmid);
     vm.ended.set(vm.row.borrow().clone());
     real::remove_folder(cx, &vmid).await;
+}
+
+/// Why it was to end: this server's word, or what the command line wrote into the database before it ended QEMU itself.
+async fn wish(cx: &Cx, vm: &Vm) -> Option<String> {
+    let wish = vm.wish.borrow().clone();
+    match wish {
+        Some(wish) => Some(wish),
+        None => cx.db(events::stopping_because(&cx.db, vm.vmid.to_string())).await.ok().flatten(),
+    }
 }
 
 /// Whether the kernel ended it because it took more memory than it may.
