@@ -2,6 +2,7 @@
 
 mod check;
 mod clean;
+mod image;
 mod serve;
 mod user;
 mod vm;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Clean { dry_run, overrides }) => clean::run(&overrides, dry_run),
         Ok(Command::User(command, overrides)) => user::run(&overrides, command),
         Ok(Command::Vm(command, overrides)) => vm::run(&overrides, command),
+        Ok(Command::Image(command, overrides)) => image::run(&overrides, command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,9 +6,11 @@
 //!
 //! Must not: print, exit, read the environment or the terminal.
 
+mod image;
 mod user;
 mod vm;
 
+pub use image::ImageCommand;
 pub use user::{Role, UserCommand};
 pub use vm::VmCommand;
 
@@ -39,6 +41,8 @@ pub enum Command {
     User(UserCommand, Overrides),
     /// Do something about VMs.
     Vm(VmCommand, Overrides),
+    /// Do something about images.
+    Image(ImageCommand, Overrides),
     /// Print the version.
     Version,
     /// Print this text.
@@ -121,7 +125,7 @@ impl fmt::Display for ArgError {
 impl std::error::Error for ArgError {}
 
 /// Options that are no settings, and whether they have a value.
-const OPTIONS: [(&str, bool); 10] = [
+const OPTIONS: [(&str, bool); 13] = [
     ("email", true),
     ("login", true),
     ("role", true),
@@ -132,8 +136,11 @@ const OPTIONS: [(&str, bool); 10] = [
     ("dry-run", false),
     ("telegram", false),
     ("all", false),
+    ("user", true),
+    ("name", true),
+    ("format", true),
 ];
-const COMMANDS: [&str; 7] = ["serve", "check", "clean", "user", "vm", "version", "help"];
+const COMMANDS: [&str; 8] = ["serve", "check", "clean", "user", "vm", "image", "version", "help"];
 
 /// Everything on the line, sorted but not yet understood.
 #[derive(Default)]
@@ -163,6 +170,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ArgError> 
     match *command {
         "user" => return Ok(Command::User(user::command(rest, &line.options)?, line.overrides)),
         "vm" => return Ok(Command::Vm(vm::command(rest, &line.options)?, line.overrides)),
+        "image" => return Ok(Command::Image(image::command(rest, &line.options)?, line.overrides)),
         _ => {}
     }
     if *command == "clean" && rest.is_empty() {
@@ -191,6 +199,7 @@ fn help_for(command: &str) -> Result<String, ArgError> {
         "clean" => Ok(help::with_settings("clean [--dry-run]", help::CLEAN)),
         "user" => Ok(help::USER.to_owned()),
         "vm" => Ok(help::VM.to_owned()),
+        "image" => Ok(help::IMAGE.to_owned()),
         "version" | "help" => Ok(help::COMMANDS.to_owned()),
         other => Err(unknown_command(other, &COMMANDS)),
     }
