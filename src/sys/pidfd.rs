@@ -153,6 +153,7 @@ impl AsRawFd for PidFd {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
     use std::process::Command;
 
     /// Waits for the end without sleeping for luck: the descriptor itself says when.
@@ -196,6 +197,16 @@ pub(crate) mod tests {
         process.send(Signal::Terminate).unwrap();
         wait(&process);
         assert_eq!(process.reap().unwrap(), Some(Exit::Unknown));
+    }
+
+    #[test]
+    fn a_process_of_another_user_may_not_be_signalled() {
+        let other = std::fs::metadata("/proc/1").unwrap().uid();
+        // Root may signal everybody.
+        if ![0, other].contains(&crate::sys::user::euid()) {
+            let refused = PidFd::open(1).unwrap().may_send().unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        }
     }
 
     #[test]
