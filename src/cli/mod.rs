@@ -2,12 +2,14 @@
 
 mod check;
 mod clean;
+mod image;
 mod serve;
 mod user;
+mod vm;
 
 use crate::config::cli_args::{self, Command};
 use crate::config::{self, Config, Overrides};
-use crate::db::Settings;
+use crate::db::{Conn, Error, Settings, events};
 use std::process::ExitCode;
 
 /// Runs the command that the arguments ask for.
@@ -31,6 +33,8 @@ pub fn main() -> ExitCode {
         Ok(Command::CheckTelegram(overrides)) => check::telegram(&overrides),
         Ok(Command::Clean { dry_run, overrides }) => clean::run(&overrides, dry_run),
         Ok(Command::User(command, overrides)) => user::run(&overrides, command),
+        Ok(Command::Vm(command, overrides)) => vm::run(&overrides, command),
+        Ok(Command::Image(command, overrides)) => image::run(&overrides, command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,4 +67,14 @@ fn db_settings(config: &Config) -> Settings {
         queue: config.limits.db_queue,
         connect_timeout: serve::CONNECT,
     }
+}
+
+/// A line in the audit trail: who has this host's shell is no account of ours.
+fn note(conn: &mut Conn, action: &str, target: &str, detail: &str) -> Result<(), Error> {
+    events::audit_now(conn, "command line", action, target, detail)
+}
+
+/// For a terminal: what guests and file names have in them must not steer it.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }

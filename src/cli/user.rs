@@ -1,8 +1,9 @@
 //! `vmshare user add|passwd|promote|list|invite`: accounts, on the same database, whether a server runs or not.
 
+use super::note;
 use crate::config::Overrides;
 use crate::config::cli_args::UserCommand;
-use crate::db::{CliDb, Conn, Error, events, invites, users};
+use crate::db::{CliDb, invites, users};
 use crate::proto::problem::Problem;
 use crate::web::auth;
 use crate::work::hash;
@@ -53,11 +54,6 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
     }
 }
 
-/// A line in the audit trail: who has this host's shell is no account of ours.
-fn note(conn: &mut Conn, action: &str, target: &str, detail: &str) -> Result<(), Error> {
-    events::audit_now(conn, "command line", action, target, detail)
-}
-
 fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bool) -> Result<(), String> {
     let email = auth::check_email(email).map_err(|p| p.detail)?;
     let login = match login {
@@ -106,7 +102,7 @@ fn list(db: &mut CliDb, as_json: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn find(db: &mut CliDb, who: &str) -> Result<users::User, String> {
+pub(super) fn find(db: &mut CliDb, who: &str) -> Result<users::User, String> {
     let wanted = who.trim().to_lowercase();
     let found = db.run(|c| users::by_email_or_login_now(c, &wanted))?;
     found.map(|(user, _)| user).ok_or_else(|| format!("there is no account {who:?}; vmshare user list shows them"))

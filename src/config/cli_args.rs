@@ -6,6 +6,14 @@
 //!
 //! Must not: print, exit, read the environment or the terminal.
 
+mod image;
+mod user;
+mod vm;
+
+pub use image::ImageCommand;
+pub use user::{Role, UserCommand};
+pub use vm::VmCommand;
+
 use super::table::closest;
 use super::{Overrides, help, top_settings};
 use lexopt::Arg;
@@ -31,82 +39,14 @@ pub enum Command {
     },
     /// Do something about accounts.
     User(UserCommand, Overrides),
+    /// Do something about VMs.
+    Vm(VmCommand, Overrides),
+    /// Do something about images.
+    Image(ImageCommand, Overrides),
     /// Print the version.
     Version,
     /// Print this text.
     Help(String),
-}
-
-/// What to do about accounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UserCommand {
-    /// Make an account.
-    Add {
-        /// The e-mail address.
-        email: String,
-        /// The log-in name; made from the address if left out.
-        login: Option<String>,
-        /// What they may do.
-        role: Role,
-        /// Read the password from standard input.
-        password_stdin: bool,
-    },
-    /// Set a password.
-    Passwd {
-        /// E-mail address or log-in name.
-        who: String,
-        /// Read the password from standard input.
-        password_stdin: bool,
-    },
-    /// Give a role.
-    Promote {
-        /// E-mail address or log-in name.
-        who: String,
-        /// The new role.
-        role: Role,
-    },
-    /// List all accounts.
-    List {
-        /// As JSON.
-        json: bool,
-    },
-    /// Make an invitation.
-    Invite {
-        /// How many people may use it.
-        uses: u32,
-        /// How many days it is good for.
-        days: u32,
-        /// The role it gives.
-        role: Role,
-    },
-}
-
-/// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Have a VM.
-    User,
-    /// Also invite, and see the class's VMs.
-    Teacher,
-    /// Everything.
-    Admin,
-}
-
-impl Role {
-    /// The word for it in the database and in the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Teacher => "teacher",
-            Self::Admin => "admin",
-        }
-    }
-
-    fn named(word: &str) -> Result<Self, ArgError> {
-        let role = [Self::User, Self::Teacher, Self::Admin].into_iter().find(|role| role.as_str() == word);
-        role.ok_or_else(|| ArgError::BadValue { option: "role".into(), mend: "write user, teacher or admin" })
-    }
 }
 
 /// Why a command line was not understood. Display is one line with the mend.
@@ -184,8 +124,8 @@ impl fmt::Display for ArgError {
 
 impl std::error::Error for ArgError {}
 
-/// Options of `vmshare user`, and whether they have a value.
-const USER_OPTIONS: [(&str, bool); 9] = [
+/// Options that are no settings, and whether they have a value.
+const OPTIONS: [(&str, bool); 13] = [
     ("email", true),
     ("login", true),
     ("role", true),
@@ -195,9 +135,12 @@ const USER_OPTIONS: [(&str, bool); 9] = [
     ("days", true),
     ("dry-run", false),
     ("telegram", false),
+    ("all", false),
+    ("user", true),
+    ("name", true),
+    ("format", true),
 ];
-const COMMANDS: [&str; 6] = ["serve", "check", "clean", "user", "version", "help"];
-const USER_COMMANDS: [&str; 5] = ["add", "passwd", "promote", "list", "invite"];
+const COMMANDS: [&str; 8] = ["serve", "check", "clean", "user", "vm", "image", "version", "help"];
 
 /// Everything on the line, sorted but not yet understood.
 #[derive(Default)]
@@ -224,9 +167,11 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, ArgError> 
     if line.help {
         return help_for(command).map(Command::Help);
     }
-    if *command == "user" {
-        let user = user_command(rest, &line.options)?;
-        return Ok(Command::User(user, line.overrides));
+    match *command {
+        "user" => return Ok(Command::User(user::command(rest, &line.options)?, line.overrides)),
+        "vm" => return Ok(Command::Vm(vm::command(rest, &line.options)?, line.overrides)),
+        "image" => return Ok(Command::Image(image::command(rest, &line.options)?, line.overrides)),
+        _ => {}
     }
     if *command == "clean" && rest.is_empty() {
         only(&["dry-run"], &line.options)?;
@@ -253,6 +198,8 @@ fn help_for(command: &str) -> Result<String, ArgError> {
         "check" => Ok(help::with_settings("check [--telegram]", help::CHECK)),
         "clean" => Ok(help::with_settings("clean [--dry-run]", help::CLEAN)),
         "user" => Ok(help::USER.to_owned()),
+        "vm" => Ok(help::VM.to_owned()),
+        "image" => Ok(help::IMAGE.to_owned()),
         "version" | "help" => Ok(help::COMMANDS.to_owned()),
         other => Err(unknown_command(other, &COMMANDS)),
     }
@@ -293,7 +240,7 @@ fn option(line: &mut Line, parser: &mut lexopt::Parser, name: &str) -> Result<()
             Err(ArgError::Twice { option: dashed })
         };
     }
-    if let Some((name, has_value)) = USER_OPTIONS.into_iter().find(|(option, _)| *option == name) {
+    if let Some((name, has_value)) = OPTIONS.into_iter().find(|(option, _)| *option == name) {
         let value = if has_value { utf8(value()?, &dashed)? } else { String::new() };
         if line.options.iter().any(|(given, _)| *given == name) {
             return Err(ArgError::Twice { option: dashed });
@@ -303,7 +250,7 @@ fn option(line: &mut Line, parser: &mut lexopt::Parser, name: &str) -> Result<()
     }
     let Some(setting) = top_settings().find(|setting| setting.name == name.replace('-', "_")) else {
         let flags: Vec<String> = top_settings().filter_map(super::Setting::flag).collect();
-        let options = flags.iter().map(|flag| flag.trim_start_matches('-')).chain(USER_OPTIONS.map(|(name, _)| name));
+        let options = flags.iter().map(|flag| flag.trim_start_matches('-')).chain(OPTIONS.map(|(name, _)| name));
         let near = closest(&name.replace('_', "-"), options.chain(["config", "help", "version"]));
         return Err(ArgError::UnknownOption { option: dashed, near: near.map(|near| format!("--{near}")) });
     };
@@ -322,53 +269,18 @@ fn utf8(text: OsString, option: &str) -> Result<String, ArgError> {
     text.into_string().map_err(|_| ArgError::BadValue { option: option.to_owned(), mend: "write it in UTF-8" })
 }
 
-fn only(allowed: &[&str], options: &[(&'static str, String)]) -> Result<(), ArgError> {
+/// Options that are no settings, as they were given.
+type Given = [(&'static str, String)];
+
+/// The value of an option; of one without values, an empty one where it was given.
+fn value_of<'a>(options: &'a Given, name: &str) -> Option<&'a str> {
+    options.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+}
+
+fn only(allowed: &[&str], options: &Given) -> Result<(), ArgError> {
     match options.iter().find(|(name, _)| !allowed.contains(name)) {
         Some((name, _)) => Err(ArgError::UnknownOption { option: format!("--{name}"), near: None }),
         None => Ok(()),
-    }
-}
-
-fn user_command(words: &[&str], options: &[(&'static str, String)]) -> Result<UserCommand, ArgError> {
-    let find = |name: &str| options.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str());
-    let role = |default| find("role").map_or(Ok(default), Role::named);
-    let password_stdin = find("password-stdin").is_some();
-    match words {
-        ["add"] => {
-            only(&["email", "login", "role", "password-stdin"], options)?;
-            let usage = "vmshare user add --email EMAIL [--login NAME] [--role ROLE] [--password-stdin]";
-            let email = find("email").ok_or(ArgError::Usage { usage })?.to_owned();
-            let login = find("login").map(str::to_owned);
-            Ok(UserCommand::Add { email, login, role: role(Role::User)?, password_stdin })
-        }
-        ["passwd", who] => {
-            only(&["password-stdin"], options)?;
-            Ok(UserCommand::Passwd { who: (*who).to_owned(), password_stdin })
-        }
-        ["promote", who] => {
-            only(&["role"], options)?;
-            Ok(UserCommand::Promote { who: (*who).to_owned(), role: role(Role::Admin)? })
-        }
-        ["promote", who, word] => {
-            only(&[], options)?;
-            Ok(UserCommand::Promote { who: (*who).to_owned(), role: Role::named(word)? })
-        }
-        ["list"] => {
-            only(&["json"], options)?;
-            Ok(UserCommand::List { json: find("json").is_some() })
-        }
-        ["invite"] => {
-            only(&["uses", "days", "role"], options)?;
-            let uses = number("--uses", find("uses"), 1)?;
-            Ok(UserCommand::Invite { uses, days: number("--days", find("days"), 7)?, role: role(Role::User)? })
-        }
-        ["passwd", ..] => Err(ArgError::Usage { usage: "vmshare user passwd EMAIL_OR_LOGIN [--password-stdin]" }),
-        ["promote", ..] => Err(ArgError::Usage { usage: "vmshare user promote EMAIL_OR_LOGIN [user|teacher|admin]" }),
-        [] => Err(ArgError::Usage { usage: "vmshare user add|passwd|promote|list|invite" }),
-        [known, ..] if USER_COMMANDS.contains(known) => {
-            Err(ArgError::Usage { usage: "vmshare user add|list|invite [OPTIONS]" })
-        }
-        [word, ..] => Err(unknown_command(word, &USER_COMMANDS)),
     }
 }
 

@@ -12,6 +12,8 @@ Usage: vmshare [--config FILE] COMMAND [OPTIONS]
   check    say what this host lacks to run it, and how to mend that
   clean    remove half uploads and run folders that nothing needs any more
   user     add people, change passwords and roles, invite
+  vm       list VMs, show one, stop some, whether a server runs or not
+  image    list, check, add and remove images that everybody may start
   version  print the version
   help     print this, or `vmshare help COMMAND` for one command
 ";
@@ -36,6 +38,34 @@ Usage: vmshare user COMMAND [OPTIONS]
 
 A password is asked on the terminal, read from standard input (--password-stdin) or from VMSHARE_PASSWORD.
 The settings of `vmshare help serve` say which database it is.
+";
+
+/// `vmshare help vm`.
+pub(super) const VM: &str = "\
+Usage: vmshare vm COMMAND [OPTIONS]
+
+  list [--all] [--json]       those that start, run or stop; with --all also those that have ended
+  show VMID [--json]          all that is known of one
+  stop VMID...                end them at once, without asking the guest
+
+They read and write the database, and stop signals QEMU itself, so they work beside a running server and without
+one. stop needs the right to end the VM's process: run it as root where each VM is a user of its own.
+The settings of `vmshare help serve` say which database and which VM_BASE_DIR it is.
+";
+
+/// `vmshare help image`.
+pub(super) const IMAGE: &str = "\
+Usage: vmshare image COMMAND [OPTIONS]
+
+  list [--user EMAIL_OR_LOGIN] [--json]                     the shared library; with --user also that user's own
+  add FILE [--name NAME] [--format iso|qcow2|raw]           copy a file into the shared library
+  check FILE [--format iso|qcow2|raw]                       what it is, its SHA-256, and whether it can be used
+  remove NAME                                               from the shared library, unless a VM or a disk needs it
+  known [--json]                                            distributions whose SHA-256 is known here
+
+The shared library is VM_BASE_DIR/images; everybody may start what is in it. Without --format the file's ending says
+what it is: .qcow2, .raw or .img, else an ISO. add and remove need the right to write there: run them as the server's
+user or as root.
 ";
 
 /// `vmshare help serve` and `vmshare help check`: the usage and every setting.

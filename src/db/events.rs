@@ -250,10 +250,15 @@ pub async fn audited(db: &Db, words: String, limit: i64, before: Option<i64>) ->
 /// # Errors
 /// PostgreSQL's.
 pub async fn stopping_because(db: &Db, vmid: String) -> Result<Option<String>, Error> {
-    db.call(move |conn| {
-        Ok(conn.query_opt(include_str!("../../sql/events/stopping_because.sql"), &[&vmid])?.map(|row| row.get(0)))
-    })
-    .await
+    db.call(move |conn| stopping_because_now(conn, &vmid)).await
+}
+
+/// As [`stopping_because`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn stopping_because_now(conn: &mut Conn, vmid: &str) -> Result<Option<String>, Error> {
+    Ok(conn.query_opt(include_str!("../../sql/events/stopping_because.sql"), &[&vmid])?.map(|row| row.get(0)))
 }
 
 /// A change of a VM, inside the transaction that makes it.

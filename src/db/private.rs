@@ -17,7 +17,7 @@ use crate::sys::user::{euid, lookup_user};
 use postgres::{Client, Config, NoTls};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -71,7 +71,11 @@ impl Cluster {
         let base = base.canonicalize().map_err(|e| format!("{}: {e}", base.display()))?;
         let bin = find_programs(bin)?;
         let folder = base.join("postgres");
-        let user = if euid() == 0 { Some(find_user()?) } else { None };
+        let user = match euid() {
+            // A cluster that is there keeps its owner: a command that root gives must not take it from the server's user.
+            0 => Some(owner(&folder).map_or_else(find_user, Ok)?),
+            _ => None,
+        };
         let cluster = Self { bin, folder, user, child: None };
         let run = cluster.run_dir();
         if run.as_os_str().len() > SOCKET_FOLDER_MAX {
@@ -288,6 +292,11 @@ fn create_if_missing(client: &mut Client) -> Result<(), postgres::Error> {
     Ok(())
 }
 
+/// Whose it is, if that is not root.
+fn owner(path: &Path) -> Option<(u32, u32)> {
+    path.metadata().ok().map(|about| (about.uid(), about.gid())).filter(|(uid, _)| *uid != 0)
+}
+
 fn find_user() -> Result<(u32, u32), String> {
     for name in USERS {
         match lookup_user(name) {
@@ -342,4 +351,25 @@ fn major(bin: &Path) -> Result<u32, String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let number = text.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok());
     number.ok_or_else(|| format!("{} does not say its version: {text}", bin.join("postgres").display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_of_root_leaves_a_cluster_to_its_owner() {
+        if euid() != 0 {
+            return;
+        }
+        let base = tempfile::tempdir().unwrap();
+        let (folder, run) = (base.path().join("postgres"), base.path().join("postgres/run"));
+        fs::create_dir_all(&folder).unwrap();
+        for (uid, kept) in [(Some(4711), true), (Some(0), false)] {
+            chown(&folder, uid, uid).unwrap();
+            let cluster = Cluster::prepare(base.path(), None).unwrap();
+            assert_eq!(cluster.user == Some((4711, 4711)), kept);
+            assert_eq!(run.metadata().unwrap().uid() == 4711, kept);
+        }
+    }
 }

@@ -334,6 +334,21 @@ pub async fn change_state(
     .await
 }
 
+/// Calls a VM stopping because of `why`, if it still has the process that is about to be ended; false when it has not.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn begin_stop_now(conn: &mut Conn, vmid: &str, pid: u32, start: u64, why: &str) -> Result<bool, Error> {
+    conn.atomically(|conn| {
+        let (pid, start) = process(pid, start);
+        let changed = conn.execute(include_str!("../../sql/vms/begin_stop.sql"), &[&vmid, &pid, &start])? == 1;
+        if changed {
+            events::vm_now(conn, vmid, VmState::Stopping.text(), why)?;
+        }
+        Ok(changed)
+    })
+}
+
 /// Ends a VM and lets its ports cool down. Doing it twice is as once. Returns the row as it is then.
 ///
 /// # Errors
@@ -345,18 +360,28 @@ pub async fn finish(
     exit: String,
     cooldown: Duration,
 ) -> Result<Option<VmRow>, Error> {
-    db.call(move |conn| {
-        conn.atomically(|conn| {
-            let changed = conn.execute(include_str!("../../sql/vms/finish.sql"), &[&vmid, &state.text(), &exit])?;
-            if changed > 0 {
-                let seconds = cooldown.as_secs_f64();
-                conn.execute(include_str!("../../sql/ports/release.sql"), &[&vmid, &seconds])?;
-                events::vm_now(conn, &vmid, state.text(), &exit)?;
-            }
-            by_id_now(conn, &vmid)
-        })
+    db.call(move |conn| finish_now(conn, &vmid, state, &exit, cooldown)).await
+}
+
+/// As [`finish`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn finish_now(
+    conn: &mut Conn,
+    vmid: &str,
+    state: VmState,
+    exit: &str,
+    cooldown: Duration,
+) -> Result<Option<VmRow>, Error> {
+    conn.atomically(|conn| {
+        let changed = conn.execute(include_str!("../../sql/vms/finish.sql"), &[&vmid, &state.text(), &exit])?;
+        if changed > 0 {
+            conn.execute(include_str!("../../sql/ports/release.sql"), &[&vmid, &cooldown.as_secs_f64()])?;
+            events::vm_now(conn, vmid, state.text(), exit)?;
+        }
+        by_id_now(conn, vmid)
     })
-    .await
 }
 
 /// Takes a reservation back: no row, and its ports rest, for they may be why it failed (another program listens there), and the next launch
@@ -404,7 +429,11 @@ pub async fn by_id(db: &Db, vmid: String) -> Result<Option<VmRow>, Error> {
     db.call(move |conn| by_id_now(conn, &vmid)).await
 }
 
-fn by_id_now(conn: &mut Conn, vmid: &str) -> Result<Option<VmRow>, Error> {
+/// As [`by_id`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn by_id_now(conn: &mut Conn, vmid: &str) -> Result<Option<VmRow>, Error> {
     Ok(conn.query_opt(include_str!("../../sql/vms/by_id.sql"), &[&vmid])?.map(|row| VmRow::from_row(&row)))
 }
 
@@ -454,9 +483,16 @@ pub async fn list_of_user(db: &Db, user: String, limit: i64, before: Before) -> 
 /// # Errors
 /// PostgreSQL's.
 pub async fn list_all(db: &Db, limit: i64, before: Before, teacher: Option<String>) -> Result<Vec<VmRow>, Error> {
+    db.call(move |conn| list_all_now(conn, limit, before, teacher)).await
+}
+
+/// As [`list_all`], on a connection at hand.
+///
+/// # Errors
+/// PostgreSQL's.
+pub fn list_all_now(conn: &mut Conn, limit: i64, before: Before, teacher: Option<String>) -> Result<Vec<VmRow>, Error> {
     let (live, at) = before.unzip();
-    db.call(move |conn| rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &live, &at, &teacher])))
-        .await
+    rows(conn.query(include_str!("../../sql/vms/list_all.sql"), &[&limit, &live, &at, &teacher]))
 }
 
 fn rows(rows: Result<Vec<Row>, Error>) -> Result<Vec<VmRow>, Error> {

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub const SHARED: &str = "(shared)";
 /// Ending of the file that holds an image's SHA-256.
 const HASH_ENDING: &str = ".sha256";
+/// Ending of the hidden file that an image is copied to, beside its place.
+pub const COPY_ENDING: &str = ".part";
 /// Bytes of an image to look at.
 pub const HEAD_BYTES: usize = iso9660::HEAD_BYTES;
 
@@ -102,6 +104,12 @@ pub fn place(staged: &Path, folder: &Path, name: &str, sha256: &str, default: Op
         Some(default) => also_name(&target, default),
         None => Ok(()),
     }
+}
+
+/// The files of an image: itself and its hash.
+#[must_use]
+pub fn parts(folder: &Path, name: &str) -> [PathBuf; 2] {
+    [folder.join(name), folder.join(format!("{name}{HASH_ENDING}"))]
 }
 
 /// Gives a file another name, at once and instead of what had it. In another file system it is a link that says where.
@@ -196,8 +204,9 @@ pub fn delete(folder: &Path, name: &str, defaults: &[PathBuf]) -> io::Result<boo
     for default in defaults.iter().filter(|default| is_same(default, &path)) {
         remove(default)?;
     }
-    remove(&path)?;
-    remove(&folder.join(format!("{name}{HASH_ENDING}")))?;
+    for part in parts(folder, name) {
+        remove(&part)?;
+    }
     sync_folder(folder)?;
     Ok(true)
 }

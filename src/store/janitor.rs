@@ -3,7 +3,7 @@
 //! It only ever looks into the folders the server makes such things in, at names the server gives. A file that a row still names is
 //! never among them, and what is younger than `leftover_hours` is left alone, for it may be on its way to its row.
 
-use super::{Layout, files};
+use super::{Layout, files, images};
 use crate::db::uploads::UploadRow;
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -61,6 +61,9 @@ pub fn find(layout: &Layout, named: &Named, now: Timestamp, age: Duration) -> Ve
             }
         }
     }
+    for (path, about) in copies(&layout.images(None)).into_iter().filter(|(_, about)| is_old(about, age)) {
+        found.push(Leftover { path, bytes: about.len(), why: "copy of an image that was broken off", upload: None });
+    }
     for (name, about) in folders(&layout.base().join("runs")) {
         let ours = name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
         if ours && !named.live.contains(&name) && is_old(&about, age) {
@@ -70,6 +73,17 @@ pub fn find(layout: &Layout, named: &Named, now: Timestamp, age: Duration) -> Ve
         }
     }
     found
+}
+
+/// What `vmshare image add` copies to; a copy under way is written to all the time.
+fn copies(folder: &Path) -> Vec<(PathBuf, std::fs::Metadata)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let found = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let ours = name.starts_with('.') && name.ends_with(images::COPY_ENDING);
+        Some((entry.path(), entry.metadata().ok()?)).filter(|(_, about)| ours && about.is_file())
+    });
+    found.collect()
 }
 
 fn folders(path: &Path) -> Vec<(String, std::fs::Metadata)> {
@@ -138,6 +152,9 @@ mod tests {
         for path in ["uploads/notes.txt", "images/x.iso", "disks/d.qcow2"] {
             write(layout.user("u1").join(path));
         }
+        for name in ["a.iso", ".a.iso.1.part", ".a.iso.new", "b.part"] {
+            write(layout.images(None).join(name));
+        }
         for path in ["runs/0123456789ab/overlay.qcow2", "runs/ba9876543210/overlay.qcow2", "runs/mine/keep"] {
             write(base.path().join(path));
         }
@@ -151,6 +168,7 @@ mod tests {
             base.path().join("runs/ba9876543210"),
             layout.uploads("u1").join(&ids[1]),
             layout.uploads("u1").join(&ids[2]),
+            layout.images(None).join(".a.iso.1.part"),
         ];
         expected.sort();
         assert_eq!(found, expected);

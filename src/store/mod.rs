@@ -14,6 +14,7 @@
 pub mod disks;
 pub mod images;
 pub mod janitor;
+pub mod known;
 pub mod names;
 pub mod stage;
 

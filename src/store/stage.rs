@@ -201,17 +201,7 @@ impl Stage {
         if let Some(progress) = self.sha256.take().filter(|progress| progress.bytes == self.length) {
             return Ok(data_encoding::HEXLOWER.encode(progress.context.finish().as_ref()));
         }
-        let mut context = Context::new(&digest::SHA256);
-        let (mut buffer, mut at) = (vec![0; READ_BYTES], 0);
-        while at < self.length {
-            let count = self.file.read_at(&mut buffer, at)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            context.update(&buffer[..count]);
-            at += count as u64;
-        }
-        Ok(data_encoding::HEXLOWER.encode(context.finish().as_ref()))
+        sha256_of(&self.file, self.length)
     }
 
     /// The first bytes of it, at most `most`.
@@ -223,6 +213,25 @@ impl Stage {
         File::open(&self.path)?.take(most as u64).read_to_end(&mut head)?;
         Ok(head)
     }
+}
+
+/// The SHA-256 of a file's first `length` bytes in hex.
+///
+/// # Errors
+/// The system's; there are fewer bytes.
+pub fn sha256_of(file: &File, length: u64) -> io::Result<String> {
+    let mut context = Context::new(&digest::SHA256);
+    let (mut buffer, mut at) = (vec![0; READ_BYTES], 0);
+    while at < length {
+        let most = usize::try_from(length - at).unwrap_or(READ_BYTES).min(READ_BYTES);
+        let count = file.read_at(&mut buffer[..most], at)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        context.update(&buffer[..count]);
+        at += count as u64;
+    }
+    Ok(data_encoding::HEXLOWER.encode(context.finish().as_ref()))
 }
 
 #[cfg(test)]

@@ -72,11 +72,22 @@ impl PidFd {
     /// # Errors
     /// `EPERM` for a process of another user.
     pub fn send(&self, signal: Signal) -> io::Result<()> {
+        self.send_number(signal.number())
+    }
+
+    /// Whether we may send it signals, without sending one.
+    ///
+    /// # Errors
+    /// `EPERM` when we may not.
+    pub fn may_send(&self) -> io::Result<()> {
+        self.send_number(0)
+    }
+
+    fn send_number(&self, number: libc::c_int) -> io::Result<()> {
         let info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is held by self; a null info asks for what kill(2) would fill in.
-        let sent = check_long(unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), signal.number(), info, 0)
-        });
+        let sent =
+            check_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), number, info, 0) });
         match sent {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other.map(drop),
@@ -142,6 +153,7 @@ impl AsRawFd for PidFd {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
     use std::process::Command;
 
     /// Waits for the end without sleeping for luck: the descriptor itself says when.
@@ -168,7 +180,8 @@ pub(crate) mod tests {
     fn a_running_child_is_left_alone_and_a_killed_one_says_so() {
         let process = start("exec sleep 60");
         assert!(!process.has_exited().unwrap());
-        assert_eq!(process.reap().unwrap(), None);
+        process.may_send().unwrap();
+        assert_eq!(process.reap().unwrap(), None, "being asked ends nothing");
         process.send(Signal::Kill).unwrap();
         wait(&process);
         assert_eq!(process.reap().unwrap(), Some(Exit::Signal(9)));
@@ -184,6 +197,16 @@ pub(crate) mod tests {
         process.send(Signal::Terminate).unwrap();
         wait(&process);
         assert_eq!(process.reap().unwrap(), Some(Exit::Unknown));
+    }
+
+    #[test]
+    fn a_process_of_another_user_may_not_be_signalled() {
+        let other = std::fs::metadata("/proc/1").unwrap().uid();
+        // Root may signal everybody.
+        if ![0, other].contains(&crate::sys::user::euid()) {
+            let refused = PidFd::open(1).unwrap().may_send().unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        }
     }
 
     #[test]

@@ -235,7 +235,12 @@ async fn gone(cx: &Cx, row: &VmRow, why: &str) -> bool {
     if row.state == VmState::Starting {
         disks::take_back(cx, row).await;
     }
-    ended(cx, row, VmState::Stopped, why).await;
+    // One that was being stopped ended because of that.
+    let wish = match row.state {
+        VmState::Stopping => cx.db(events::stopping_because(&cx.db, row.vmid.clone())).await.ok().flatten(),
+        _ => None,
+    };
+    ended(cx, row, VmState::Stopped, wish.as_deref().unwrap_or(why)).await;
     false
 }
 

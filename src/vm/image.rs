@@ -8,6 +8,7 @@ use super::args::BootOrder;
 use super::disk_args::NewDisk;
 use super::launch::{Image, Wish};
 use crate::config::{BadUid, Config, ImageRule, Profile};
+use crate::db::vms::VmRow;
 use crate::proto::problem::Problem;
 use crate::store::names::Format;
 use crate::store::{Layout, disks, images};
@@ -160,6 +161,21 @@ pub fn is_started_from(config: &Config, profile: &Profile, uid: &str, iso: &str,
     let own = find(config, profile, uid, None).ok().filter(|image| image.name == iso);
     let found = own.or_else(|| find(config, profile, uid, Some(iso)).ok());
     found.is_some_and(|image| images::is_same(&image.path, file))
+}
+
+/// What an image is needed by, and what to do about it: a VM among `live` that was started from this file, or a disk that is an overlay of it.
+#[must_use]
+pub fn needed_by(config: &Config, layout: &Layout, live: &[VmRow], file: &Path) -> Option<String> {
+    let running = || "a running VM: stop it first".to_owned();
+    let started = live.iter().any(|row| {
+        let profile = config.profiles.get(&row.profile);
+        profile.is_some_and(|profile| is_started_from(config, profile, &row.user_id, &row.iso, file))
+    });
+    if started {
+        return Some(running());
+    }
+    let overlay = disks::overlay_of(layout, file)?;
+    Some(overlay.map_or_else(running, |disk| format!("the disk {disk}: remove that first")))
 }
 
 /// Opens, locates and checks an image.

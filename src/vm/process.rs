@@ -79,6 +79,8 @@ pub struct Process {
     pub exit: Latch<Exit>,
     /// The guest turned itself off.
     pub guest_shutdown: Cell<bool>,
+    /// QEMU said that it ends, whoever wanted it.
+    pub shut_down: Cell<bool>,
     /// Bounds what its events cost.
     pub ration: Ration,
     /// Bounds what its lines cost in the log.
@@ -200,6 +202,7 @@ impl Process {
             monitor_rests: Cell::new(false),
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
+            shut_down: Cell::new(false),
             ration: Ration::default(),
             said: Ration::default(),
             kvm_broke: Cell::new(false),

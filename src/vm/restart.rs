@@ -8,7 +8,7 @@
 use super::args::{Accel, BootOrder};
 use super::process::Process;
 use super::{Vm, image, real};
-use crate::db::vms::{self, VmRow};
+use crate::db::vms::{self, VmRow, VmState};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::proto::problem::Problem;
@@ -148,6 +148,10 @@ pub(super) async fn come_up(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Resu
     let (vmid, accel) = (row.vmid.clone(), Some(real::accel_name(process.accel)));
     let moved = vms::set_process(&cx.db, vmid, process.pid, process.start, super::boot_id(), accel);
     let row = cx.db(moved).await?;
+    // The command line ends VMs without asking this server.
+    if row.as_ref().is_some_and(|row| row.state != VmState::Running) {
+        return Err(being_stopped());
+    }
     real::wait_ready(cx, process).await?;
     Ok(row)
 }

@@ -103,7 +103,10 @@ pub fn on_event(cx: &Cx, process: &Rc<Process>, event: &VmEvent) {
         None => log::debug!(vmid:% = process.vmid, user = process.owner(); "qemu event {event:?}"),
     }
     match event {
-        VmEvent::Shutdown { guest, .. } => process.guest_shutdown.set(*guest),
+        VmEvent::Shutdown { guest, .. } => {
+            process.guest_shutdown.set(*guest);
+            process.shut_down.set(true);
+        }
         VmEvent::Stop => {
             watch::look_why_it_stopped(cx, process);
             look(cx, process);

@@ -6,12 +6,17 @@
 use super::args::Accel;
 use super::process::Process;
 use super::{Vm, lifetime, real, restart};
+use crate::db::events;
 use crate::db::vms::{self, VmState};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
 use crate::sys::pidfd::Exit;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the database may take to say what the command line wanted.
+const WISH_WAIT: Duration = Duration::from_secs(1);
 
 /// Starts the story for a VM that runs.
 pub fn begin(cx: &Cx, vm: &Rc<Vm>) {
@@ -72,18 +77,20 @@ pub fn look_why_it_stopped(cx: &Cx, process: &Rc<Process>) {
 /// `failure` says why there is no other QEMU in the place of the one that is gone.
 async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     let process = Rc::clone(&vm.process.borrow());
-    let wish = vm.wish.borrow().clone();
+    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
+    let wish = wish(cx, vm).await;
     let starved = wish.is_none() && matches!(exit, Exit::Signal(9) | Exit::Unknown) && short_of_memory(cx, vm).await;
     let (state, why) = match wish {
         Some(wish) => (VmState::Stopped, wish),
         None if failure.is_some() => (VmState::Failed, failure.unwrap_or_default()),
         None if starved => (VmState::Failed, "qemu took more memory than a VM may".to_owned()),
         None if process.guest_shutdown.get() => (VmState::Stopped, "guest shutdown".to_owned()),
-        None if exit == Exit::Code(0) => (VmState::Stopped, real::exit_text(exit, None)),
+        None if exit == Exit::Code(0) || process.shut_down.get() => {
+            (VmState::Stopped, real::exit_text(exit, process.last_line()))
+        }
         None => (VmState::Failed, real::exit_text(exit, process.last_line())),
     };
     log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "vm {state}: {why}");
-    cx.order(Order::End(Which::Vm(vm.vmid), End::new(1000, "VM stopped")));
     {
         let mut row = vm.row.borrow_mut();
         (row.state, row.exit, row.ended_at) = (state, Some(why.clone()), Some(jiff::Timestamp::now()));
@@ -97,6 +104,19 @@ async fn end(cx: &Cx, vm: &Rc<Vm>, exit: Exit, failure: Option<String>) {
     cx.vms.remove(vm.vmid);
     vm.ended.set(vm.row.borrow().clone());
     real::remove_folder(cx, &vmid).await;
+}
+
+/// Why it was to end: this server's word, or what the command line wrote into the database before it ended QEMU itself.
+async fn wish(cx: &Cx, vm: &Vm) -> Option<String> {
+    let wish = vm.wish.borrow().clone();
+    match wish {
+        Some(wish) => Some(wish),
+        // What is told does not wait long for a database that is away.
+        None => {
+            let asked = cx.db(events::stopping_because(&cx.db, vm.vmid.to_string()));
+            cx.within(WISH_WAIT, asked).await.and_then(Result::ok).flatten()
+        }
+    }
 }
 
 /// Whether the kernel ended it because it took more memory than it may.

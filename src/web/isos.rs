@@ -8,8 +8,7 @@ use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::problem::Problem;
 use crate::store::images::{self, Listed};
-use crate::store::names::Format;
-use crate::store::{disks, names};
+use crate::store::names::{self, Format};
 use crate::vm::image;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -96,22 +95,8 @@ pub(super) async fn replaceable(cx: &Cx, new: &Path, file: &Path) -> Result<(), 
 async fn in_use(cx: &Cx, file: PathBuf) -> Result<(), Problem> {
     // As rows: one that is starting is not on the table yet.
     let rows = cx.db(vms::live_all(&cx.db)).await?;
-    let live: Vec<(String, String, String)> = rows.into_iter().map(|row| (row.user_id, row.profile, row.iso)).collect();
     let (config, layout) = (Arc::clone(&cx.config), cx.layout.clone());
-    let by = cx.disk(move || {
-        let started = live.iter().any(|(uid, profile, iso)| {
-            config
-                .profiles
-                .get(profile)
-                .is_some_and(|profile| image::is_started_from(&config, profile, uid, iso, &file))
-        });
-        let running = || "a running VM: stop it first".to_owned();
-        if started {
-            return Some(running());
-        }
-        let overlay = disks::overlay_of(&layout, &file)?;
-        Some(overlay.map_or_else(running, |disk| format!("the disk {disk}: remove that first")))
-    });
+    let by = cx.disk(move || image::needed_by(&config, &layout, &rows, &file));
     match by.await? {
         None => Ok(()),
         Some(by) => Err(Problem::conflict("image_in_use", format!("This image is needed by {by}."))),
