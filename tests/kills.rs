@@ -222,6 +222,14 @@ fn a_server_killed_at_any_step_of_a_power_cycle_ends_it_and_the_vm_runs() {
             left.push_front((step, seen, attempts - 1));
         }
         server = again(server);
+        // The server does not wait for it, and who comes meanwhile is told to come again.
+        until("it can be used", || match server.terminal(&token, &vm) {
+            Ok(_) => Some(()),
+            Err(status) => {
+                assert_eq!(status, 503, "{step}\n{}", server.said());
+                None
+            }
+        });
         let pid = one_vm_or_none(&server, step).unwrap_or_else(|| panic!("{step}: it is lost\n{}", server.said()));
         let now = server.call("GET", &path, &token, &Value::Null).json;
         assert_eq!(

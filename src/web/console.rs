@@ -7,6 +7,7 @@ use super::Req;
 use super::session::{self, TokenHash};
 use super::{shares, viewers};
 use crate::db::events::{Connection, Event};
+use crate::db::vms;
 use crate::house::{Cx, House};
 use crate::net::back::Back;
 use crate::net::relay::{End, Meter, Relay, Ticket, Tracker};
@@ -141,7 +142,11 @@ pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
     }
     let caller = req.caller()?;
     let missing = || Problem::not_found("vm_not_found", "No VM of yours runs behind this address.");
-    let vm = req.param(0).parse().ok().and_then(|port| cx.vms.by_http_port(port)).ok_or_else(missing)?;
+    let port: u16 = req.param(0).parse().map_err(|_| missing())?;
+    let Some(vm) = cx.vms.by_http_port(port) else {
+        let row = cx.db(vms::live_of_user(&cx.db, caller.user.id.clone())).await?;
+        return Err(row.filter(|row| row.http_port == port).map_or_else(missing, |_| shares::between()));
+    };
     let kind = viewers::kind_of(caller, &vm.row.borrow()).ok_or_else(missing)?;
     let control = match req.query()?.get("control") {
         _ if kind == Kind::Owner => true,

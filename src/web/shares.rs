@@ -118,6 +118,12 @@ fn share_json(share: &Share) -> Value {
     })
 }
 
+/// What is told to who comes while a VM is on no table, though its row is live: at a start of the server, or in the middle of a power cycle.
+#[must_use]
+pub(super) fn between() -> Problem {
+    Problem::unavailable("screen_away", "This VM is just being taken back or started again. Try again in a moment.", 1)
+}
+
 /// What is told to who comes with a link that is none any more.
 #[must_use]
 pub(super) fn gone() -> Problem {
@@ -144,15 +150,7 @@ pub(super) async fn admit(
         // A server that has just begun may not have taken it back yet, and a page that hears 404 gives up.
         let elsewhere = Vmid::parse(&share.vmid).is_some_and(|vmid| cx.vms.get(vmid).is_some());
         let row = cx.db(vms::by_id(&cx.db, share.vmid)).await?;
-        return Err(if !elsewhere && row.is_some_and(|row| row.state.is_live()) {
-            Problem::unavailable(
-                "screen_away",
-                "This VM is just being taken back or started again. Try again in a moment.",
-                1,
-            )
-        } else {
-            gone()
-        });
+        return Err(if !elsewhere && row.is_some_and(|row| row.state.is_live()) { between() } else { gone() });
     };
     if !vm.shares.borrow().contains_key(&share.token_hash) {
         expire(cx, &vm, &share);
