@@ -212,6 +212,7 @@ fn machine(asker: &mut Asker<'_>) {
     let made = asker.good("POST", "/vms/{vmid}/shares", &[&id], &json!({"minutes": 5}));
     asker.good("GET", "/vms/{vmid}/shares", &[&id], &Value::Null);
     let screen = asker.server.screen(&asker.token, &vm);
+    asker.good("GET", "/vms/{vmid}/events", &[&id], &Value::Null);
     let seen = asker.good("GET", "/connections/{vmid}", &[&id], &Value::Null);
     let viewer = seen["who"][0]["id"].to_string();
     asker.good("POST", "/vms/{vmid}/viewers/{id}", &[&id, &viewer], &json!({"control": true}));

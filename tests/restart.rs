@@ -28,6 +28,11 @@ fn a_reset_boots_the_same_qemu_again_and_keeps_its_screens() {
     until("the restart is written down", || {
         (server.count("select count(*) from vm_events where kind = 'restart' and detail = 'reset'") == 1).then_some(())
     });
+    let told = server.call("GET", &format!("{}/events", path_of(&vm)), &token, &Value::Null).json;
+    let kinds: Vec<_> = told["events"].as_array().expect("events").iter().map(|event| event["kind"].clone()).collect();
+    assert!(kinds.contains(&json!("restart")) && kinds.contains(&json!("running")), "{told}");
+    let newest = server.call("GET", &format!("{}/events?limit=1", path_of(&vm)), &token, &Value::Null).json;
+    assert_eq!((&newest["events"][0], &newest["next"]), (&told["events"][0], &told["events"][0]["id"]), "{newest}");
     let wrong = server.call("POST", &format!("{}/restart", path_of(&vm)), &token, &json!({"mode": "kick"}));
     assert_eq!((wrong.status, &wrong.json["field"]), (422, &json!("mode")), "{wrong:?}");
     server.stop(&token, &vm);

@@ -74,6 +74,7 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("GET /admin/alerts", "", admin(200)),
     ("GET /vms/{vmid}", "", watched(200)),
     ("GET /connections/{vmid}", "", watched(200)),
+    ("GET /vms/{vmid}/events", "", watched(200)),
     ("GET /ws/{http_port}", "", console(101)),
     ("GET /ws/{http_port}/serial", "", console(101)),
     ("GET /ws/{http_port}/events", "", console(200)),

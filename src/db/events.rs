@@ -166,6 +166,33 @@ pub async fn recent(db: &Db, words: String, limit: i64, before: Option<i64>) -> 
     .await
 }
 
+/// Something that happened to a VM.
+#[derive(Debug, Clone)]
+pub struct Happened {
+    /// Its place in the order of events.
+    pub id: i64,
+    /// When.
+    pub at: Timestamp,
+    /// What: a state, or QEMU's word.
+    pub kind: String,
+    /// In words.
+    pub detail: String,
+}
+
+/// The newest events of a VM, before one of them where `before` is given.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn of_vm(db: &Db, vmid: String, limit: i64, before: Option<i64>) -> Result<Vec<Happened>, Error> {
+    db.call(move |conn| {
+        let rows = conn.query(include_str!("../../sql/events/of_vm.sql"), &[&vmid, &limit, &before])?;
+        let event =
+            |row: &postgres::Row| Happened { id: row.get(0), at: row.get(1), kind: row.get(2), detail: row.get(3) };
+        Ok(rows.iter().map(event).collect())
+    })
+    .await
+}
+
 /// What ended connections of a VM add up to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {

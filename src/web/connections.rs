@@ -1,4 +1,4 @@
-//! `/connections…`: who looks at which VM, now and lately.
+//! `/connections…`: who looks at which VM, now and lately; `/vms/{vmid}/events`: what happened to one.
 
 use super::viewers::{self, watchable};
 use super::{Req, paging};
@@ -35,6 +35,20 @@ pub async fn of_vm(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
             "bytes_to_vm": up,
         }),
     ))
+}
+
+/// `GET /vms/{vmid}/events?limit&before`: its launch, what QEMU told of its guest, its end; newest first, kept for `event_days`.
+pub async fn history(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
+    let row = watchable(&cx, req.caller()?, req.param(0)).await?;
+    let query = req.query()?;
+    let limit = paging::limit(&query)?;
+    let rows = cx.db(events::of_vm(&cx.db, row.vmid, limit, paging::before(&query)?)).await?;
+    let next = rows.last().map(|row| row.id).filter(|_| i64::try_from(rows.len()) == Ok(limit));
+    let shown: Vec<Value> = rows
+        .iter()
+        .map(|row| json!({ "id": row.id, "at": super::time(row.at), "kind": row.kind, "detail": row.detail }))
+        .collect();
+    Ok(Response::json(200, &json!({ "events": shown, "next": next })))
 }
 
 /// `GET /connections?q&limit&before`: newest first.

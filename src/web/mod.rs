@@ -150,6 +150,7 @@ pub static ROUTES: &[Route] = &[
     route!(Post "/run-iso" User vms::run_iso, "start my VM, or return the one running"),
     route!(Get "/vms" User vms::list, "my VMs, live ones first"),
     route!(Get "/vms/{vmid}" User vms::show, "one VM"),
+    route!(Get "/vms/{vmid}/events" User connections::history, "what happened to a VM"),
     route!(Get "/vms/{vmid}/screen.png" UserOrLink screen::show, "what a VM shows now, as a picture"),
     route!(Post "/vms/{vmid}/stop" User vms::stop, "end a VM"),
     route!(Post "/upload" User uploads::form, "bring an image, as a form"),
