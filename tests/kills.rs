@@ -251,6 +251,25 @@ fn a_server_killed_at_any_step_of_a_power_cycle_ends_it_and_the_vm_runs() {
 }
 
 #[test]
+fn after_a_restart_of_the_host_vms_are_over_with_that_reason_and_nothing_of_them_is_left() {
+    let mut server = Server::with(STAYS, "", "");
+    let token = server.sign_up("rebooted");
+    let vm = server.launch(&token);
+    // As if that had been in another life of the host; a pid of that life names nobody, or somebody else.
+    let changed = server.database().execute("update vms set boot_id = 'another', pid = 1, pid_start = 0", &[]);
+    assert_eq!(changed.expect("sql"), 1);
+    server.kill("-KILL");
+    let server = again(server);
+    let now = server.call("GET", &format!("/vms/{}", vm["vmid"].as_str().expect("vmid")), &token, &Value::Null).json;
+    assert_eq!((&now["state"], &now["exit"]), (&json!("stopped"), &json!("host restarted")), "{now}");
+    server.assert_nothing_left();
+    let next = server.launch(&token);
+    assert_ne!(next["vmid"], vm["vmid"]);
+    server.stop(&token, &next);
+    server.end();
+}
+
+#[test]
 fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_snapshotted() {
     let mut server = Server::with(STAYS, "", "");
     let token = server.sign_up("keeper");
