@@ -312,6 +312,38 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
 }
 
 #[test]
+fn a_server_killed_while_a_snapshot_is_gone_back_to_or_removed_leaves_a_vm_that_runs() {
+    let mut server = Server::with(STAYS, "", "");
+    let token = server.sign_up("keeper");
+    let vm = server.call("POST", "/run-iso", &token, &json!({"disk": "work", "data_disk_gb": 1})).json["vm"].clone();
+    server.serial(&vm).wait_for("tiny: up");
+    let snapshots = format!("/vms/{}/snapshots", vm["vmid"].as_str().expect("vmid"));
+    for (n, step) in ["asked to go back", "going back", "asked to remove", "asked to go back"].into_iter().enumerate() {
+        let made = server.call("POST", &snapshots, &token, &json!({"name": format!("s{n}")}));
+        assert_eq!(made.status, 201, "{step}: what was interrupted leaves no port or job behind: {made:?}");
+        let (method, rest) = if step.contains("remove") { ("DELETE", "") } else { ("POST", "/restore") };
+        let asked = ask(&server, method, &format!("{snapshots}/s{n}{rest}"), &token, &Value::Null);
+        // It may be over before it is seen: then that is what is tried.
+        let busy = || server.call("GET", "/auth/me", &token, &Value::Null).json["vm"]["job"] != Value::Null;
+        kill_when(&server, &asked, || !step.starts_with("going") || busy());
+        server = again(server);
+        until("no job is under way", || {
+            let now = server.call("GET", "/auth/me", &token, &Value::Null).json["vm"].clone();
+            assert_eq!((&now["vmid"], &now["pid"]), (&vm["vmid"], &vm["pid"]), "{step}: {now}\n{}", server.said());
+            (now["job"] == Value::Null && now["paused"] == Value::Null).then_some(())
+        });
+        let mut serial = server.serial(&vm);
+        serial.send(&format!("echo still-$(({n}))-here\n"));
+        serial.wait_for(&format!("still-{n}-here"));
+        let listed = server.call("GET", &snapshots, &token, &Value::Null);
+        assert_eq!(listed.status, 200, "{step}: {listed:?}");
+    }
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
 fn a_server_killed_when_an_upload_comes_to_its_place_has_it_whole_or_goes_on_with_it() {
     let mut server = Server::with(STAYS, "", "base_image = \"{VM_BASE_DIR}/uploads\"");
     let token = server.sign_up("bringer");
