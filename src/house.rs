@@ -162,6 +162,8 @@ pub struct House {
     pub stopping: Cell<bool>,
     /// Set once the rows of a former run were looked after; launches wait for it.
     pub swept: Cell<bool>,
+    /// Consoles that are being brought to the disk because the server ends.
+    pub spooling: Cell<u32>,
 }
 
 impl House {

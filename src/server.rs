@@ -26,6 +26,7 @@ use crate::reactor::task::{Cancel, Tasks};
 use crate::reactor::{Due, Reactor, Ready};
 use crate::sys::signal::{Signal, SignalFd};
 use crate::sys::sockopt;
+use crate::vm::scroll;
 use crate::web::throttle::household;
 use crate::web::{self, Req};
 use mio::Token;
@@ -243,7 +244,10 @@ impl Server {
                 }
             }
             Owner::Qmp(id) => self.with_process(id, |cx, process| process.on_monitor(cx)),
-            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial(cx, ready.writable)),
+            Owner::Serial(id) => self.with_process(id, |cx, process| {
+                process.on_serial(cx, ready.writable);
+                scroll::note(cx, process);
+            }),
             Owner::Stdout(id) | Owner::Stderr(id) => {
                 self.with_process(id, |cx, process| process.on_output(cx, &owner));
             }
@@ -276,7 +280,10 @@ impl Server {
                 open.armed = None;
                 if open.conn.on_timeout(now) { self.pump(id) } else { self.bury(id) }
             }
-            Owner::Serial(id) => self.with_process(id, |cx, process| process.on_serial_rested(cx)),
+            Owner::Serial(id) => self.with_process(id, |cx, process| {
+                process.on_serial_rested(cx);
+                scroll::note(cx, process);
+            }),
             Owner::Qmp(id) => self.with_process(id, |cx, process| process.on_monitor_rested(cx)),
             _ => {}
         }
@@ -555,6 +562,7 @@ impl Server {
             }
             self.pump(id);
         }
+        scroll::at_the_end(&self.cx);
         if self.cx.config.stop_vms_on_exit {
             for vm in self.cx.vms.all() {
                 crate::vm::stop::at_the_end(&self.cx, &vm);
@@ -567,7 +575,8 @@ impl Server {
         let Some(until) = self.ending else { return false };
         let vms_left = self.cx.config.stop_vms_on_exit && !self.cx.vms.is_empty();
         let launches_left = !self.cx.launches.is_empty();
-        (self.conns.is_empty() && !vms_left && !launches_left && self.cx.diary.depth() == 0) || self.cx.now() >= until
+        let written = self.cx.diary.depth() == 0 && self.cx.spooling.get() == 0;
+        (self.conns.is_empty() && !vms_left && !launches_left && written) || self.cx.now() >= until
     }
 
     /// SIGUSR1: what is going on, for an operator.

@@ -129,11 +129,17 @@ fn a_server_that_was_killed_has_its_terminals_again() {
     terminal.wait_for("tiny: up");
     terminal.send("\nread answer\n");
     terminal.wait_for("read answer");
+    let kept = server.base().join("consoles").join(vm["vmid"].as_str().expect("vmid"));
+    until("what it wrote is on the disk", || {
+        std::fs::read_to_string(&kept).ok().filter(|text| text.contains("read answer")).map(drop)
+    });
     let mut server = server;
     server.kill("-KILL");
     let (_, folder, _) = server.wait();
     let mut server = Server::run(folder);
     let mut terminal = server.serial(&vm);
+    terminal.wait_for("tiny: up");
+    terminal.wait_for("read answer");
     terminal.send("yes\necho the shell heard $answer, it is the same\n");
     terminal.wait_for("the shell heard yes, it is the same");
     server.kill("-TERM");
@@ -141,7 +147,10 @@ fn a_server_that_was_killed_has_its_terminals_again() {
     let (code, folder, said) = server.wait();
     assert_eq!(code, Some(0), "{said}");
     let server = Server::run(folder);
+    // One that ends in order keeps all of it.
+    server.serial(&vm).wait_for("the shell heard yes, it is the same");
     server.stop(&token, &vm);
+    until("it goes with its VM", || (!kept.exists()).then_some(()));
     server.end();
 }
 

@@ -116,6 +116,26 @@ impl Line {
         flow
     }
 
+    /// The place behind the newest byte: another one when something came.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.0.kept.borrow().end()
+    }
+
+    /// What is kept, to be given to [`Line::restore`] some day.
+    #[must_use]
+    pub fn kept(&self) -> Vec<u8> {
+        self.0.kept.borrow().to_vec()
+    }
+
+    /// Puts what was kept before the first byte, where none has come yet.
+    pub fn restore(&self, kept: &[u8]) {
+        let mut ring = self.0.kept.borrow_mut();
+        if ring.end() == 0 {
+            ring.push(kept);
+        }
+    }
+
     /// Somebody who looks from the oldest whole line on.
     #[must_use]
     pub fn reader(&self) -> Reader {

@@ -47,6 +47,12 @@ impl Ring {
         self.end
     }
 
+    /// A copy of what is kept.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.bytes.iter().copied().collect()
+    }
+
     /// Takes what comes next; as much as before goes.
     pub fn push(&mut self, new: &[u8]) {
         self.end += new.len() as u64;

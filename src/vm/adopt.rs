@@ -10,7 +10,8 @@ use super::args::Accel;
 use super::cgroup::Limits;
 use super::process::Process;
 use super::{
-    Vm, diary, disks, host, janitor, lifetime, net_filter, real, restart, snapshots, stop, supervise, warm, watch,
+    Vm, diary, disks, host, janitor, lifetime, net_filter, real, restart, scroll, snapshots, stop, supervise, warm,
+    watch,
 };
 use crate::db::events::{self, Event};
 use crate::db::vms::{self, VmRow, VmState};
@@ -100,6 +101,7 @@ async fn adopt(cx: &Cx, row: VmRow) -> bool {
         real::kill(cx, &process).await;
         return gone(cx, row, "the server ended while it started").await;
     }
+    scroll::take_back(cx, &process).await;
     if let Err(e) = process.connect_serial(cx) {
         log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
     }
@@ -255,9 +257,10 @@ async fn ended(cx: &Cx, row: &VmRow, state: VmState, why: &str) {
 /// Ends QEMUs that were started but not written down, and removes run folders that no live VM owns. `known` are VMs there was a row of.
 async fn sweep(cx: &Cx, kept: HashSet<String>, known: HashSet<String>) {
     let (runs, users) = (cx.config.base_dir.join("runs"), cx.apart.users().clone());
-    let groups = Arc::clone(&cx.groups);
+    let (groups, base) = (Arc::clone(&cx.groups), cx.config.base_dir.clone());
     let swept = cx.disk(move || {
         end_strays(&users, &runs, &known, |vmid| !kept.contains(vmid));
+        scroll::sweep(&base, |vmid| kept.contains(vmid));
         // Only now they are empty.
         groups.sweep(&kept);
         let Ok(entries) = std::fs::read_dir(&runs) else { return };

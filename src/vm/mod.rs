@@ -34,6 +34,7 @@ pub mod real;
 pub mod restart;
 pub mod room;
 pub mod screen;
+pub mod scroll;
 pub mod snapshots;
 pub mod stop;
 pub mod supervise;

@@ -72,6 +72,10 @@ pub struct Process {
     negotiated: Latch<()>,
     /// Its serial console, shared by all who look at it; a QEMU that follows this one takes it over.
     pub line: RefCell<Line>,
+    /// How far its console has come to the disk, and whether a story brings it there.
+    pub spooled: Cell<u64>,
+    /// See there.
+    pub spools: Cell<bool>,
     /// A guest, or a QEMU, that writes without end has its next turn in a moment.
     serial_rests: Cell<bool>,
     monitor_rests: Cell<bool>,
@@ -198,6 +202,8 @@ impl Process {
             monitor: RefCell::default(),
             negotiated: Latch::default(),
             line: RefCell::new(Line::new(cx.config.limits.serial_scrollback_kb * 1024, cx.notify())),
+            spooled: Cell::new(0),
+            spools: Cell::new(false),
             serial_rests: Cell::new(false),
             monitor_rests: Cell::new(false),
             exit: Latch::default(),

@@ -7,7 +7,7 @@ use super::launch::{Image, Undo, Wish, World};
 use super::lifetime::Lifetime;
 use super::process::Process;
 use super::viewers::Viewers;
-use super::{Vm, Vmid, apart, disks, host, hypervisor, image, net_filter, room, vnc_socket, watch};
+use super::{Vm, Vmid, apart, disks, host, hypervisor, image, net_filter, room, scroll, vnc_socket, watch};
 use crate::config::{self, Profile};
 use crate::db::vms::{self, Reserved, VmRow, VmState};
 use crate::house::{Cx, House};
@@ -391,9 +391,11 @@ pub(super) async fn kill(cx: &Cx, process: &Rc<Process>) {
 pub(super) async fn remove_folder(cx: &Cx, vmid: &str) {
     loop {
         let (folder, groups, id) = (run_dir(cx, vmid), Arc::clone(&cx.groups), vmid.to_owned());
+        let base = cx.config.base_dir.clone();
         let shown = folder.clone();
         let job = move || {
             groups.remove(&id);
+            scroll::remove(&base, &id);
             std::fs::remove_dir_all(&folder)
         };
         match cx.disk(job).await {
