@@ -6,8 +6,8 @@
 //!
 //! Must not: signal processes, write to the database, grow without bound. A QEMU that is gone is forgotten here by itself, should word of it be lost.
 
+pub mod call;
 pub mod history;
-pub mod post;
 pub mod probe;
 pub mod report;
 pub mod rules;
