@@ -133,10 +133,12 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
 }
 
 #[test]
-fn the_alert_rules_and_the_queries_of_the_dashboard_are_promql() {
+fn the_alert_rules_fire_when_they_should_and_the_queries_of_the_dashboard_are_promql() {
     let rules = conf("prometheus/vmshare.rules.yml");
     let said = promtool(&["check", "rules", rules.to_str().expect("a path")], "");
-    assert!(said.contains("SUCCESS: 11 rules found"), "{said}");
+    assert!(said.contains("SUCCESS: 12 rules found"), "{said}");
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules.test.yml");
+    promtool(&["test", "rules", cases.to_str().expect("a path")], "");
     let dashboard = fs::read_to_string(conf("grafana/vmshare.json")).expect("dashboard");
     let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
