@@ -61,16 +61,16 @@ pub struct VmLoad {
     pub user: String,
     /// Its process id.
     pub pid: u32,
-    /// Percent of one processor.
-    pub cpu_percent: f64,
-    /// Bytes of memory.
+    /// Percent of one processor; `None` at the first look, or when it could not be read.
+    pub cpu_percent: Option<f64>,
+    /// Bytes of memory, when it was last read.
     pub rss: u64,
     /// Threads.
     pub threads: u64,
-    /// Bytes read from disks in a second.
-    pub read_bps: f64,
+    /// Bytes read from disks in a second; `None` where that cannot be known.
+    pub read_bps: Option<f64>,
     /// Bytes written to disks in a second.
-    pub write_bps: f64,
+    pub write_bps: Option<f64>,
 }
 
 /// A process among the busiest.
@@ -143,8 +143,8 @@ pub struct Own {
 pub struct Sample {
     /// When, in seconds since 1970.
     pub at: i64,
-    /// Processors in use, in percent of all.
-    pub cpu_percent: f64,
+    /// Processors in use, in percent of all; `None` when that could not be read.
+    pub cpu_percent: Option<f64>,
     /// How many there are; 0 when they could not be read.
     pub cpus: u32,
     /// Load over one, five and fifteen minutes.
@@ -469,9 +469,14 @@ fn run(mut state: State, words: &Receiver<Watch>) {
         if catch_unwind(AssertUnwindSafe(|| state.sample(now))).is_err() {
             log::error!("a sample panicked; the next one is tried");
         }
-        // A host that stood still is not measured many times at once.
-        next = (next + state.interval).max(now);
+        next = following(next, now, state.interval);
     }
+}
+
+/// When the sample after the one of `now` is due. A host that stood still is not measured twice at once: a rate over no time is none.
+fn following(due: Instant, now: Instant, interval: Duration) -> Instant {
+    let next = due + interval;
+    if next > now { next } else { now + interval }
 }
 
 #[cfg(test)]

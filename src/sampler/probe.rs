@@ -9,7 +9,7 @@ use crate::sys::{process, statvfs};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,11 +20,14 @@ pub const OFFENDERS: usize = 5;
 /// The largest file that is read; a host with a thousand processors has a `stat` of 100 KiB.
 const FILE_BYTES: usize = 1 << 20;
 
-/// A QEMU as it was at the last look.
+/// A QEMU as it was when it was last read.
 #[derive(Clone, Copy)]
 struct Before {
+    at: Instant,
     ticks: u64,
     io: Option<Traffic>,
+    rss: u64,
+    threads: u64,
 }
 
 /// See the file's page.
@@ -79,12 +82,15 @@ impl Probe {
 
     /// Reads a file into the buffer.
     fn read(&mut self, name: std::fmt::Arguments<'_>) -> Option<&[u8]> {
+        self.try_read(name).ok()
+    }
+
+    fn try_read(&mut self, name: std::fmt::Arguments<'_>) -> io::Result<&[u8]> {
         self.path.clear();
         let _ = write!(self.path, "{}/{name}", self.root);
         self.buffer.clear();
-        let file = File::open(&self.path).ok()?;
-        file.take(FILE_BYTES as u64).read_to_end(&mut self.buffer).ok()?;
-        Some(&self.buffer)
+        File::open(&self.path)?.take(FILE_BYTES as u64).read_to_end(&mut self.buffer)?;
+        Ok(&self.buffer)
     }
 
     /// Everything, now. QEMUs that are gone are taken off `watched`.
@@ -93,7 +99,7 @@ impl Probe {
         let mut sample = Sample { at: jiff::Timestamp::now().as_second(), ..Sample::default() };
         if let Some(cpu) = self.read(format_args!("stat")).and_then(procfs::cpu) {
             sample.cpus = cpu.count;
-            sample.cpu_percent = self.cpu.and_then(|before| cpu.percent_since(&before)).unwrap_or(0.0);
+            sample.cpu_percent = self.cpu.and_then(|before| cpu.percent_since(&before));
             self.cpu = Some(cpu);
         }
         sample.memory = self.read(format_args!("meminfo")).and_then(procfs::memory).unwrap_or_default();
@@ -101,42 +107,61 @@ impl Probe {
         let mut pressure = |what: &str| self.read(format_args!("pressure/{what}")).and_then(procfs::pressure);
         sample.pressure = Pressure { cpu: pressure("cpu"), memory: pressure("memory"), io: pressure("io") };
         let network = self.read(format_args!("net/dev")).and_then(procfs::network);
-        sample.network = rates(&mut self.network, network, elapsed);
+        sample.network = rates(&mut self.network, network, elapsed).unwrap_or_default();
         let disks = self.read(format_args!("diskstats")).and_then(procfs::disks);
-        sample.disks = rates(&mut self.disks, disks, elapsed);
+        sample.disks = rates(&mut self.disks, disks, elapsed).unwrap_or_default();
         sample.volumes = self.volumes.iter().filter_map(|path| volume(path)).collect();
-        sample.vms = self.vms(watched, elapsed);
+        sample.vms = self.vms(watched, now);
         sample.own = self.own();
         sample
     }
 
-    fn vms(&mut self, watched: &mut BTreeMap<u32, Watched>, elapsed: Option<f64>) -> Vec<VmLoad> {
+    fn vms(&mut self, watched: &mut BTreeMap<u32, Watched>, now: Instant) -> Vec<VmLoad> {
         let mut loads = Vec::with_capacity(watched.len());
         let mut seen = HashMap::with_capacity(watched.len());
-        let (page, hertz) = (self.page, self.hertz);
         watched.retain(|pid, vm| {
-            let process = self.read(format_args!("{pid}/stat")).and_then(procfs::process);
-            let Some(process) = process.filter(|p| !p.is_dead && p.start == vm.start) else { return false };
-            let io = self.read(format_args!("{pid}/io")).and_then(procfs::io);
+            let process = match self.try_read(format_args!("{pid}/stat")) {
+                Ok(stat) => procfs::process(stat),
+                Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return false,
+                // No descriptor is left, or no memory: that says nothing of the process.
+                Err(_) => None,
+            };
+            if process.as_ref().is_some_and(|process| process.is_dead || process.start != vm.start) {
+                return false;
+            }
             let before = self.vms.get(pid).copied();
-            let mut io_before = before.and_then(|before| before.io);
-            let ticks = before.map_or(0, |before| process.ticks.saturating_sub(before.ticks));
-            let Rates { rx: read_bps, tx: write_bps } = rates(&mut io_before, io, elapsed);
-            seen.insert(*pid, Before { ticks: process.ticks, io });
-            loads.push(VmLoad {
-                vmid: vm.vmid.clone(),
-                user: vm.user.clone(),
-                pid: *pid,
-                cpu_percent: elapsed.map_or(0.0, |seconds| float(ticks) / hertz / seconds * 100.0),
-                rss: process.pages.saturating_mul(page),
-                threads: process.threads,
-                read_bps,
-                write_bps,
-            });
+            let (load, after) = match process {
+                Some(process) => self.vm(vm, &process, before, now),
+                None => (load_of(vm, before.as_ref()), before),
+            };
+            loads.push(load);
+            seen.extend(after.map(|after| (*pid, after)));
             true
         });
         self.vms = seen;
         loads
+    }
+
+    fn vm(
+        &mut self,
+        vm: &Watched,
+        process: &procfs::Process,
+        before: Option<Before>,
+        now: Instant,
+    ) -> (VmLoad, Option<Before>) {
+        let io = self.read(format_args!("{}/io", vm.pid)).and_then(procfs::io);
+        let rss = process.pages.saturating_mul(self.page);
+        let after = Before { at: now, ticks: process.ticks, io, rss, threads: process.threads };
+        let mut load = load_of(vm, Some(&after));
+        if let Some(mut before) = before {
+            let seconds = Some(now.saturating_duration_since(before.at).as_secs_f64()).filter(|s| *s > 0.0);
+            let ticks = float(process.ticks.saturating_sub(before.ticks));
+            load.cpu_percent = seconds.map(|seconds| ticks / self.hertz / seconds * 100.0);
+            if let Some(Rates { rx, tx }) = rates(&mut before.io, io, seconds) {
+                (load.read_bps, load.write_bps) = (Some(rx), Some(tx));
+            }
+        }
+        (load, Some(after))
     }
 
     /// This server itself.
@@ -195,16 +220,19 @@ impl Probe {
     }
 }
 
+/// What is known of a QEMU without a difference to the look before.
+fn load_of(vm: &Watched, last: Option<&Before>) -> VmLoad {
+    let (rss, threads) = last.map_or((0, 0), |last| (last.rss, last.threads));
+    let (vmid, user, pid) = (vm.vmid.clone(), vm.user.clone(), vm.pid);
+    VmLoad { vmid, user, pid, rss, threads, ..VmLoad::default() }
+}
+
 /// Bytes a second since the look before, which is replaced.
-fn rates(before: &mut Option<Traffic>, now: Option<Traffic>, elapsed: Option<f64>) -> Rates {
+fn rates(before: &mut Option<Traffic>, now: Option<Traffic>, elapsed: Option<f64>) -> Option<Rates> {
     let then = std::mem::replace(before, now);
-    match (then, now, elapsed) {
-        (Some(then), Some(now), Some(seconds)) => Rates {
-            rx: float(now.rx.saturating_sub(then.rx)) / seconds,
-            tx: float(now.tx.saturating_sub(then.tx)) / seconds,
-        },
-        _ => Rates::default(),
-    }
+    let (then, now, seconds) = (then?, now?, elapsed?);
+    let rate = |then: u64, now: u64| float(now.saturating_sub(then)) / seconds;
+    Some(Rates { rx: rate(then.rx, now.rx), tx: rate(then.tx, now.tx) })
 }
 
 fn volume(path: &Path) -> Option<Volume> {

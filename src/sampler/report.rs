@@ -177,7 +177,7 @@ fn consumers(kind: Kind, subject: &str, around: &Around<'_>) -> Vec<Piece> {
 }
 
 fn used(vm: &VmLoad) -> String {
-    format!("{:.0}%, {}", vm.cpu_percent, size(vm.rss))
+    vm.cpu_percent.map_or_else(|| size(vm.rss), |cpu| format!("{cpu:.0}%, {}", size(vm.rss)))
 }
 
 fn comma(line: &mut Vec<Piece>) {
@@ -199,7 +199,7 @@ fn name(line: &mut Vec<Piece>, name: &str, much: String, vm: Option<&VmLoad>) {
 fn vms(line: &mut Vec<Piece>, kind: Kind, around: &Around<'_>) {
     let mut all: Vec<&VmLoad> = around.sample.vms.iter().collect();
     all.sort_by(|a, b| match kind {
-        Kind::Cpu => b.cpu_percent.total_cmp(&a.cpu_percent),
+        Kind::Cpu => b.cpu_percent.unwrap_or(0.0).total_cmp(&a.cpu_percent.unwrap_or(0.0)),
         _ => b.rss.cmp(&a.rss),
     });
     for vm in all.into_iter().take(NAMED) {
@@ -238,7 +238,7 @@ mod tests {
             vmid: "c9a2f1c9a2f1".into(),
             user: "ali<ce>".into(),
             pid: 7,
-            cpu_percent: 312.4,
+            cpu_percent: Some(312.4),
             rss: 3 << 30,
             ..VmLoad::default()
         };

@@ -125,7 +125,9 @@ fn alerts(page: &mut Page, cx: &House) {
 
 fn host(page: &mut Page, sample: &Sample) {
     use Kind::Gauge;
-    page.one("vmshare_host_cpu_ratio", Gauge, "Processors of the host in use.", sample.cpu_percent / 100.0);
+    if let Some(percent) = sample.cpu_percent {
+        page.one("vmshare_host_cpu_ratio", Gauge, "Processors of the host in use.", percent / 100.0);
+    }
     page.one("vmshare_host_cpus", Gauge, "Processors of the host.", sample.cpus.into());
     page.one("vmshare_host_load1", Gauge, "Load of the host over one minute.", sample.load[0]);
     page.one("vmshare_host_memory_bytes", Gauge, "Memory of the host.", bytes(sample.memory.total));
@@ -147,7 +149,7 @@ fn host(page: &mut Page, sample: &Sample) {
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], bytes(volume.free)));
     let mut family = page.family("vmshare_volume_inodes_used_ratio", Gauge, "Inodes of a volume in use.");
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], volume.inodes_percent / 100.0));
-    let cpu: f64 = sample.vms.iter().map(|vm| vm.cpu_percent / 100.0).sum();
+    let cpu: f64 = sample.vms.iter().filter_map(|vm| vm.cpu_percent).map(|percent| percent / 100.0).sum();
     page.one("vmshare_vms_cpu_ratio", Gauge, "Processors in use by all QEMUs together; 1 is one processor.", cpu);
     let rss = sample.vms.iter().map(|vm| vm.rss).sum();
     page.one("vmshare_vms_memory_bytes", Gauge, "Memory in use by all QEMUs together.", bytes(rss));
