@@ -390,7 +390,8 @@ impl State {
             storage: self.storage.as_deref(),
             logins: &self.logins,
             offenders,
-            pauses: paused && stops,
+            paused,
+            stops,
         };
         let message = report::message(event, &around);
         let (name, text) = (kind.name(), message.plain());

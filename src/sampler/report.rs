@@ -27,8 +27,10 @@ pub struct Around<'a> {
     pub logins: &'a HashMap<String, String>,
     /// The busiest processes: by processor time, and by memory.
     pub offenders: &'a (Vec<Offender>, Vec<Offender>),
-    /// Launches wait because of this alert.
-    pub pauses: bool,
+    /// Launches wait, for this alert or another.
+    pub paused: bool,
+    /// Alerts such as this one make launches wait.
+    pub stops: bool,
 }
 
 fn plain(text: impl Into<String>) -> Piece {
@@ -209,16 +211,18 @@ fn vms(line: &mut Vec<Piece>, kind: Kind, around: &Around<'_>) {
 
 fn action(event: &Event, around: &Around<'_>, recovered: bool) -> String {
     let below = shown(event.key.0, event.rule.calm_below());
-    match (around.pauses, recovered, event.key.0) {
-        (true, false, _) => format!("new launches are paused (503) until it is below {below}; running VMs go on"),
-        (false, false, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes) => {
-            "none by the server; new launches go on".into()
+    let is_hosts = matches!(event.key.0, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes);
+    match (around.paused, recovered, event.key.0) {
+        (true, false, _) if around.stops => {
+            format!("new launches are paused (503) until it is below {below}; running VMs go on")
         }
+        (true, false, _) if is_hosts => "none by the server for this; new launches wait for another alert".into(),
+        (false, false, _) if is_hosts => "none by the server; new launches go on".into(),
         (_, false, Kind::UserStorage) => "none by the server; ask them to remove images, disks or snapshots".into(),
         (_, false, _) => "none by the server; an administrator can stop the VM".into(),
-        (true, true, _) => "new launches still wait, for another alert".into(),
-        (false, true, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes) => "new launches go on".into(),
-        (false, true, _) => "none".into(),
+        (true, true, _) if is_hosts => "new launches still wait, for another alert".into(),
+        (false, true, _) if is_hosts => "new launches go on".into(),
+        (_, true, _) => "none".into(),
     }
 }
 
@@ -233,7 +237,7 @@ mod tests {
         Event { key: (kind, subject.into()), change, value, rule }
     }
 
-    fn told(event: &Event, pauses: bool) -> (String, String) {
+    fn told(event: &Event, paused: bool) -> (String, String) {
         let vm = VmLoad {
             vmid: "c9a2f1c9a2f1".into(),
             user: "ali<ce>".into(),
@@ -258,7 +262,8 @@ mod tests {
             storage: Some(&storage),
             logins: &logins,
             offenders: &offenders,
-            pauses,
+            paused,
+            stops: event.key.0 == Kind::Cpu,
         };
         let message = message(event, &around);
         (message.html(), message.plain())
@@ -281,6 +286,25 @@ mod tests {
             Now: 92% (limit 90% for 60 s)\nLargest: runs/ (120G), uploads/ (64G), user bob (2.5G)\n\
             Action: none by the server; new launches go on";
         assert_eq!(plain, wanted);
+    }
+
+    #[test]
+    fn an_alert_that_makes_nothing_wait_tells_of_the_one_that_does() {
+        let action = |kind, subject, change, paused| {
+            let (_, plain) = told(&event(kind, subject, change, 95.0), paused);
+            plain.lines().last().expect("a line").to_owned()
+        };
+        let over = Change::Recovered { after: 60 };
+        for (change, paused, wanted) in [
+            (Change::Fired, false, "Action: none by the server; new launches go on"),
+            (Change::Fired, true, "Action: none by the server for this; new launches wait for another alert"),
+            (over, false, "Action: new launches go on"),
+            (over, true, "Action: new launches still wait, for another alert"),
+        ] {
+            assert_eq!(action(Kind::Disk, "/srv", change, paused), wanted);
+        }
+        assert_eq!(action(Kind::Cpu, "host", over, true), "Action: new launches still wait, for another alert");
+        assert_eq!(action(Kind::VmCpu, "c9a2f1c9a2f1", over, true), "Action: none");
     }
 
     #[test]
