@@ -138,7 +138,12 @@ fn consumers(kind: Kind, subject: &str, around: &Around<'_>) -> Vec<Piece> {
             let all = if kind == Kind::Cpu { by_cpu } else { by_memory };
             for one in all.iter().take(NAMED) {
                 let much = if kind == Kind::Cpu { format!("{:.0}%", one.cpu_percent) } else { size(one.rss) };
-                name(&mut line, &one.name, much, around.sample.vms.iter().find(|vm| vm.pid == one.pid));
+                name(
+                    &mut line,
+                    &format!("{} {}", one.name, one.pid),
+                    much,
+                    around.sample.vms.iter().find(|vm| vm.pid == one.pid),
+                );
             }
             if all.is_empty() {
                 // Nobody looked at all processes yet; the VMs are known.
@@ -205,7 +210,7 @@ fn vms(line: &mut Vec<Piece>, kind: Kind, around: &Around<'_>) {
         _ => b.rss.cmp(&a.rss),
     });
     for vm in all.into_iter().take(NAMED) {
-        name(line, "qemu-system-x86", used(vm), Some(vm));
+        name(line, &format!("qemu-system-x86 {}", vm.pid), used(vm), Some(vm));
     }
 }
 
@@ -273,10 +278,10 @@ mod tests {
     fn high_cpu_is_told_with_its_processes_users_and_the_action() {
         let (html, plain) = told(&event(Kind::Cpu, "host", Change::Fired, 97.3), true);
         let wanted = "🚨 <b>High CPU on vmshare-host1</b>\nTime: 2025-09-09 10:11:03Z\nNow: 97% (limit 90% for 60 s)\n\
-            Top processes: qemu-system-x86 (312%, user ali&lt;ce&gt;, vmid=<code>c9a2f1c9a2f1</code>), postgres (120%)\n\
+            Top processes: qemu-system-x86 7 (312%, user ali&lt;ce&gt;, vmid=<code>c9a2f1c9a2f1</code>), postgres 8 (120%)\n\
             Action: new launches are paused (503) until it is below 86%; running VMs go on";
         assert_eq!(html, wanted);
-        assert!(plain.contains("user ali<ce>, vmid=c9a2f1c9a2f1), postgres (120%)"), "{plain}");
+        assert!(plain.contains("user ali<ce>, vmid=c9a2f1c9a2f1), postgres 8 (120%)"), "{plain}");
     }
 
     #[test]
@@ -315,7 +320,7 @@ mod tests {
         assert_eq!(plain, wanted);
         let (_, plain) = told(&event(Kind::Memory, "host", Change::Fired, 99.0), false);
         assert!(
-            plain.contains("Top processes: qemu-system-x86 (312%, 3.0G, user ali<ce>, vmid=c9a2f1c9a2f1)"),
+            plain.contains("Top processes: qemu-system-x86 7 (312%, 3.0G, user ali<ce>, vmid=c9a2f1c9a2f1)"),
             "{plain}"
         );
         assert_eq!([shown(Kind::UserStorage, 5e8), shown(Kind::VmMemory, 5e10)], ["477M", "47G"]);
