@@ -50,6 +50,8 @@ pub struct Watched {
     pub vmid: String,
     /// The owner's login name.
     pub user: String,
+    /// Where its control group tells what it reads and writes.
+    pub io: Option<PathBuf>,
 }
 
 /// What a QEMU uses.
@@ -157,8 +159,6 @@ pub struct Sample {
     pub volumes: Vec<Volume>,
     /// The network's traffic.
     pub network: Rates,
-    /// The disks'.
-    pub disks: Rates,
     /// The QEMUs.
     pub vms: Vec<VmLoad>,
     /// This server.

@@ -90,7 +90,7 @@ fn the_thread_answers_with_a_sample_of_this_host_and_ends_with_its_handle() {
     let sampler = Sampler::start(&config(folder.path(), "sample_seconds = 1")).expect("threads");
     let own = std::process::id();
     let start = crate::sys::process::start_time(own).expect("proc").expect("this process");
-    sampler.add(Watched { pid: own, start, vmid: "c9a2f1c9a2f1".into(), user: "alice".into() });
+    sampler.add(Watched { pid: own, start, vmid: "c9a2f1c9a2f1".into(), user: "alice".into(), io: None });
     let report = crate::work::tests::run(sampler.next()).expect("a report");
     let vm = &report.sample.vms[0];
     assert!(vm.rss > 0 && vm.threads > 0 && vm.user == "alice", "{report:?}");

@@ -17,6 +17,8 @@ use std::time::Instant;
 const PROCESSES: usize = 8192;
 /// How many of those are told.
 pub const OFFENDERS: usize = 5;
+/// Interfaces that are remembered; those of guests come and go.
+const LINKS: usize = 4096;
 /// The largest file that is read; a host with a thousand processors has a `stat` of 100 KiB.
 const FILE_BYTES: usize = 1 << 20;
 
@@ -41,7 +43,9 @@ pub struct Probe {
     looked: Option<Instant>,
     cpu: Option<Cpu>,
     network: Option<Traffic>,
-    disks: Option<Traffic>,
+    /// The kernel's folder of interfaces, and which of them are hardware.
+    links_in: PathBuf,
+    links: HashMap<String, bool>,
     vms: HashMap<u32, Before>,
     /// Everybody's processor time, while the busiest are wanted.
     everybody: HashMap<u32, u64>,
@@ -67,7 +71,8 @@ impl Probe {
             looked: None,
             cpu: None,
             network: None,
-            disks: None,
+            links_in: root.parent().unwrap_or(root).join("sys/class/net"),
+            links: HashMap::new(),
             vms: HashMap::new(),
             everybody: HashMap::new(),
             everybody_at: None,
@@ -106,14 +111,27 @@ impl Probe {
         sample.load = self.read(format_args!("loadavg")).and_then(procfs::load).unwrap_or_default();
         let mut pressure = |what: &str| self.read(format_args!("pressure/{what}")).and_then(procfs::pressure);
         sample.pressure = Pressure { cpu: pressure("cpu"), memory: pressure("memory"), io: pressure("io") };
-        let network = self.read(format_args!("net/dev")).and_then(procfs::network);
+        let network = self.traffic();
         sample.network = rates(&mut self.network, network, elapsed).unwrap_or_default();
-        let disks = self.read(format_args!("diskstats")).and_then(procfs::disks);
-        sample.disks = rates(&mut self.disks, disks, elapsed).unwrap_or_default();
         sample.volumes = self.volumes.iter().filter_map(|path| volume(path)).collect();
         sample.vms = self.vms(watched, now);
         sample.own = self.own();
         sample
+    }
+
+    fn traffic(&mut self) -> Option<Traffic> {
+        if self.links.len() > LINKS {
+            self.links.clear();
+        }
+        let mut links = std::mem::take(&mut self.links);
+        let folder = self.links_in.clone();
+        let is_device = |name: &str| match links.get(name) {
+            Some(known) => *known,
+            None => *links.entry(name.to_owned()).or_insert(folder.join(name).join("device").exists()),
+        };
+        let traffic = self.read(format_args!("net/dev")).and_then(|dev| procfs::network(dev, is_device));
+        self.links = links;
+        traffic
     }
 
     fn vms(&mut self, watched: &mut BTreeMap<u32, Watched>, now: Instant) -> Vec<VmLoad> {
@@ -149,7 +167,9 @@ impl Probe {
         before: Option<Before>,
         now: Instant,
     ) -> (VmLoad, Option<Before>) {
-        let io = self.read(format_args!("{}/io", vm.pid)).and_then(procfs::io);
+        // The process's own file is for who may trace it: where QEMU is another user, only its group tells.
+        let group = vm.io.as_ref().and_then(|path| std::fs::read(path).ok()).and_then(|file| procfs::group_io(&file));
+        let io = group.or_else(|| self.read(format_args!("{}/io", vm.pid)).and_then(procfs::io));
         let rss = process.pages.saturating_mul(self.page);
         let after = Before { at: now, ticks: process.ticks, io, rss, threads: process.threads };
         let mut load = load_of(vm, Some(&after));

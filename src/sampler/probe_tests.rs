@@ -26,7 +26,13 @@ pub(crate) fn write_host(root: &Path, vms: u32, busy: u64, ticks: u64, bytes: u6
 pub(crate) fn watched(vms: u32) -> BTreeMap<u32, Watched> {
     (1000..1000 + vms)
         .map(|pid| {
-            let vm = Watched { pid, start: u64::from(pid), vmid: format!("{pid:012x}"), user: format!("user{pid}") };
+            let vm = Watched {
+                pid,
+                start: u64::from(pid),
+                vmid: format!("{pid:012x}"),
+                user: format!("user{pid}"),
+                io: None,
+            };
             (pid, vm)
         })
         .collect()
@@ -67,6 +73,26 @@ fn a_qemu_that_is_gone_or_whose_number_went_to_another_is_forgotten() {
     let sample = probe.sample(&mut vms, Instant::now());
     assert_eq!(sample.vms.iter().map(|vm| vm.pid).collect::<Vec<_>>(), [1002]);
     assert_eq!(vms.len(), 1);
+}
+
+#[test]
+fn what_a_qemu_reads_and_writes_is_told_by_its_group_by_its_process_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (mut vms, began, group) = (watched(3), Instant::now(), folder.path().join("io.stat"));
+    for (pid, path) in [(1000, &group), (1001, &folder.path().join("no.stat"))] {
+        vms.get_mut(&pid).expect("watched").io = Some(path.clone());
+    }
+    let mut probe = Probe::new(folder.path(), Vec::new());
+    let mut look = |read: u64, at| {
+        write_host(folder.path(), 3, 500, 0, read);
+        fs::write(&group, format!("8:0 rbytes={} wbytes={} rios=1 wios=1\n", read * 2, read * 3)).expect("file");
+        // Another user's.
+        fs::remove_file(folder.path().join("1002/io")).expect("remove");
+        let vms = probe.sample(&mut vms, began + Duration::from_secs(at)).vms;
+        vms.iter().map(|vm| vm.read_bps.zip(vm.write_bps)).collect::<Vec<_>>()
+    };
+    assert_eq!(look(1000, 0), [None, None, None]);
+    assert_eq!(look(2000, 1), [Some((2000.0, 3000.0)), Some((1000.0, 0.0)), None]);
 }
 
 #[test]

@@ -87,7 +87,8 @@ impl Host {
 pub(super) fn watch(cx: &House, row: &VmRow, process: &Process) {
     let (vmid, user) = (row.vmid.clone(), row.user_login.clone());
     let _ = process.user.set(user.clone());
-    cx.sampler.add(Watched { pid: process.pid, start: process.start, vmid, user });
+    let io = cx.groups.io_file(&vmid);
+    cx.sampler.add(Watched { pid: process.pid, start: process.start, vmid, user, io });
 }
 
 /// Starts the story.

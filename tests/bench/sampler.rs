@@ -28,7 +28,7 @@ fn write_host(root: &Path) {
         fs::create_dir_all(path.parent().expect("a parent")).expect("folder");
         fs::write(path, text).expect("file");
     };
-    for name in ["stat", "meminfo", "loadavg", "net/dev", "diskstats", "self/stat", "self/limits"] {
+    for name in ["stat", "meminfo", "loadavg", "net/dev", "self/stat", "self/limits"] {
         let text = fs::read_to_string(Path::new("/proc").join(name)).expect("a file of /proc");
         write(name.to_owned(), &text);
     }
@@ -63,8 +63,9 @@ fn measure(what: &str, root: &Path, watched: &BTreeMap<u32, Watched>) {
 fn main() {
     let folder = tempfile::tempdir().expect("folder");
     write_host(folder.path());
-    let watched =
-        |pid: u32, start: u64| (pid, Watched { pid, start, vmid: format!("{pid:012x}"), user: "somebody".into() });
+    let watched = |pid: u32, start: u64| {
+        (pid, Watched { pid, start, vmid: format!("{pid:012x}"), user: "somebody".into(), io: None })
+    };
     let made_up = (1000..1000 + VMS).map(|pid| watched(pid, pid.into())).collect();
     measure("made-up /proc", folder.path(), &made_up);
     let mut children: Vec<Child> =
