@@ -5,7 +5,9 @@ mod common;
 use common::{Server, image, stand_in, until};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 /// For the stand-in's script; see there.
 #[test]
@@ -187,4 +189,36 @@ fn each_line_of_the_log_says_who_and_which_vm_and_holds_no_secret() {
         lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains("GET /readyz 200")));
     assert!(health.is_some_and(|line| line["user"].is_null() && line["vmid"].is_null()), "{health:?}");
     server.end();
+}
+
+/// What systemd gives a service: a socket as standard error, and its name in the environment.
+#[test]
+fn under_the_journal_each_line_has_a_priority_and_no_time_of_its_own() {
+    let folder = common::folder();
+    let settings = common::settings(&folder.path().join("b"), "tls = \"off\"\ntg_chat_id = 5", "", "");
+    fs::write(folder.path().join("vmshare.toml"), settings).expect("settings");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let about = fs::metadata(format!("/proc/self/fd/{}", theirs.as_raw_fd())).expect("a socket");
+    let mut server = std::process::Command::new(common::BINARY)
+        .args(["serve", "--config"])
+        .arg(folder.path().join("vmshare.toml"))
+        .env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()))
+        .stderr(OwnedFd::from(theirs))
+        .spawn()
+        .expect("the server starts");
+    let mut said = Vec::new();
+    for line in BufReader::new(ours).lines() {
+        said.push(line.expect("a line"));
+        if said.last().is_some_and(|line| line.contains("database ready")) {
+            let told = std::process::Command::new("kill").args(["-TERM", &server.id().to_string()]).status();
+            assert!(told.expect("kill").success());
+        }
+    }
+    assert!(server.wait().expect("its end").success(), "{said:?}");
+    let has = |wanted: &str| assert!(said.iter().any(|line| line.starts_with(wanted)), "{wanted:?}: {said:?}");
+    has("<6>listening on http://127.0.0.1:");
+    has("<4>");
+    has("<6>ended");
+    let is_plain = |line: &String| ["<3>", "<4>", "<6>"].iter().any(|p| line.starts_with(p)) && !line.contains("INFO");
+    assert!(said.iter().all(is_plain) && !said.iter().any(|line| line.get(3..6) == Some("202")), "{said:?}");
 }
