@@ -99,6 +99,9 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     is("vmshare_ports{kind=\"vnc\",state=\"used\"}", 1.0);
     is("vmshare_ports{kind=\"vnc\",state=\"free\"}", 98.0);
     is("vmshare_alerts_firing{rule=\"memory\"}", 1.0);
+    is("vmshare_launches_paused", 0.0);
+    is(&format!("vmshare_volume_measured{{path=\"{}\"}}", server.base().display()), 1.0);
+    assert!(value(&text, "vmshare_sampler_age_seconds") < 30.0, "{text}");
     is("vmshare_db_up", 1.0);
     is("vmshare_panics_total", 0.0);
     let more = |series: &str, than: f64| assert!(value(&text, series) > than, "{series} is {}", value(&text, series));
@@ -136,7 +139,7 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
 fn the_alert_rules_fire_when_they_should_and_the_queries_of_the_dashboard_are_promql() {
     let rules = conf("prometheus/vmshare.rules.yml");
     let said = promtool(&["check", "rules", rules.to_str().expect("a path")], "");
-    assert!(said.contains("SUCCESS: 12 rules found"), "{said}");
+    assert!(said.contains("SUCCESS: 14 rules found"), "{said}");
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules.test.yml");
     promtool(&["test", "rules", cases.to_str().expect("a path")], "");
     let dashboard = fs::read_to_string(conf("grafana/vmshare.json")).expect("dashboard");

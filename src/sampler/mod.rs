@@ -6,6 +6,7 @@
 //!
 //! Must not: signal processes, write to the database, grow without bound. A QEMU that is gone is forgotten here by itself, should word of it be lost.
 
+pub mod aside;
 pub mod call;
 pub mod history;
 pub mod probe;
@@ -18,6 +19,7 @@ pub mod thresholds;
 use crate::config::{self, Alerts};
 use crate::proto::procfs::{self, Memory};
 use crate::reactor::task::{Answer, Promise, oneshot};
+use aside::Aside;
 use jiff::Timestamp;
 use probe::Probe;
 use rules::{Event, Kind, Rules};
@@ -121,6 +123,8 @@ pub struct Volume {
     pub percent: f64,
     /// Files in use, in percent of those there can be.
     pub inodes_percent: f64,
+    /// It was measured just now; otherwise it does not answer, and this is what it said last.
+    pub is_measured: bool,
 }
 
 /// The server's own process.
@@ -283,7 +287,8 @@ struct State {
     host: String,
     interval: Duration,
     began: Instant,
-    walk: Option<Walk>,
+    /// A step of the walk an answer.
+    walk: Option<Aside<Option<Storage>>>,
     walk_next: Instant,
     storage: Option<Arc<Storage>>,
     logins: HashMap<String, String>,
@@ -362,12 +367,16 @@ impl State {
         }
     }
 
-    /// Goes on with the walk; true when it came to its end just now.
+    /// Goes on with the walk; true when it came to its end just now. Its steps are done aside: a disk that hangs holds up the walk alone.
     fn walk(&mut self, now: Instant) -> bool {
         if self.walk.is_none() && now >= self.walk_next {
-            self.walk = Some(Walk::new(&self.base));
+            let mut walk = Walk::new(&self.base);
+            self.walk = Aside::start("walk", move || walk.step()).ok();
         }
-        let Some(found) = self.walk.as_mut().and_then(Walk::step) else { return false };
+        let Some(walk) = &mut self.walk else { return false };
+        let found = walk.answer(Duration::ZERO).flatten();
+        walk.ask();
+        let Some(found) = found else { return false };
         self.storage = Some(Arc::new(found));
         self.walk = None;
         self.walk_next = now + WALK_PAUSE;
@@ -446,14 +455,14 @@ pub fn host_name() -> String {
 
 fn run(mut state: State, words: &Receiver<Watch>) {
     let mut next = Instant::now();
-    for path in state.probe.unreadable_volumes() {
+    // Nothing to compare with yet: this look is the ground of the next one's rates.
+    drop(state.probe.sample(&mut state.watched, next));
+    for path in state.probe.unmeasured_volumes() {
         log::warn!(
             "alerts.volumes: {} is not watched, it cannot be measured; correct its name or mount it",
             path.display()
         );
     }
-    // Nothing to compare with yet: this look is the ground of the next one's rates.
-    drop(state.probe.sample(&mut state.watched, next));
     next += FIRST.min(state.interval);
     loop {
         match words.recv_timeout(next.saturating_duration_since(Instant::now())) {

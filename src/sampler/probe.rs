@@ -3,6 +3,7 @@
 //! Counters become rates here, by the difference to the look before. A file that is not there, or not ours to read, costs its own value only.
 //! The root of `/proc` can be another folder, so that a test has any host it likes.
 
+use super::aside::Volumes;
 use super::{Offender, Own, Pressure, Rates, Sample, VmLoad, Volume, Watched};
 use crate::proto::procfs::{self, Cpu, Traffic};
 use crate::sys::{process, statvfs};
@@ -35,7 +36,7 @@ struct Before {
 /// See the file's page.
 pub struct Probe {
     root: String,
-    volumes: Vec<PathBuf>,
+    volumes: Volumes,
     page: u64,
     hertz: f64,
     buffer: Vec<u8>,
@@ -63,7 +64,7 @@ impl Probe {
     pub fn new(root: &Path, volumes: Vec<PathBuf>) -> Self {
         Self {
             root: root.to_string_lossy().into_owned(),
-            volumes,
+            volumes: Volumes::new(volumes),
             page: process::page_bytes(),
             hertz: float(process::ticks_per_second()),
             buffer: Vec::with_capacity(8192),
@@ -79,10 +80,10 @@ impl Probe {
         }
     }
 
-    /// Volumes that cannot be measured now.
+    /// Volumes that could not be measured so far.
     #[must_use]
-    pub fn unreadable_volumes(&self) -> Vec<&Path> {
-        self.volumes.iter().map(PathBuf::as_path).filter(|path| volume(path).is_none()).collect()
+    pub fn unmeasured_volumes(&self) -> Vec<&Path> {
+        self.volumes.unknown()
     }
 
     /// Reads a file into the buffer.
@@ -113,7 +114,7 @@ impl Probe {
         sample.pressure = Pressure { cpu: pressure("cpu"), memory: pressure("memory"), io: pressure("io") };
         let network = self.traffic();
         sample.network = rates(&mut self.network, network, elapsed).unwrap_or_default();
-        sample.volumes = self.volumes.iter().filter_map(|path| volume(path)).collect();
+        sample.volumes = self.volumes.measure();
         sample.vms = self.vms(watched, now);
         sample.own = self.own();
         sample
@@ -255,7 +256,8 @@ fn rates(before: &mut Option<Traffic>, now: Option<Traffic>, elapsed: Option<f64
     Some(Rates { rx: rate(then.rx, now.rx), tx: rate(then.tx, now.tx) })
 }
 
-fn volume(path: &Path) -> Option<Volume> {
+/// A file system's use. Blocks, where its server is gone for ever.
+pub(super) fn volume(path: &Path) -> Option<Volume> {
     let space = statvfs::space(path).ok()?;
     Some(Volume {
         path: path.to_owned(),
@@ -263,6 +265,7 @@ fn volume(path: &Path) -> Option<Volume> {
         free: space.free,
         percent: procfs::ratio(space.total.saturating_sub(space.free), space.total) * 100.0,
         inodes_percent: procfs::ratio(space.inodes.saturating_sub(space.inodes_free), space.inodes) * 100.0,
+        is_measured: true,
     })
 }
 

@@ -251,7 +251,14 @@ mod tests {
             rss: 3 << 30,
             ..VmLoad::default()
         };
-        let volume = Volume { path: "/var/lib/vmshare".into(), total: 1, free: 0, percent: 92.0, inodes_percent: 1.0 };
+        let volume = Volume {
+            path: "/var/lib/vmshare".into(),
+            total: 1,
+            free: 0,
+            percent: 92.0,
+            inodes_percent: 1.0,
+            is_measured: true,
+        };
         let sample = Sample { vms: vec![vm], volumes: vec![volume], ..Sample::default() };
         let storage = Storage {
             folders: vec![("runs".into(), 120 << 30), ("uploads".into(), 64 << 30)],

@@ -104,10 +104,10 @@ impl Rules {
         values.push(((Kind::Cpu, HOST.into()), sample.cpu_percent));
         let memory = Some(sample.memory_percent()).filter(|_| sample.memory.total > 0);
         values.push(((Kind::Memory, HOST.into()), memory));
-        for Volume { path, percent, inodes_percent, .. } in &sample.volumes {
+        for Volume { path, percent, inodes_percent, is_measured, .. } in &sample.volumes {
             let path = path.to_string_lossy().into_owned();
-            values.push(((Kind::Disk, path.clone()), Some(*percent)));
-            values.push(((Kind::Inodes, path), Some(*inodes_percent)));
+            values.push(((Kind::Disk, path.clone()), is_measured.then_some(*percent)));
+            values.push(((Kind::Inodes, path), is_measured.then_some(*inodes_percent)));
         }
         #[allow(clippy::cast_precision_loss)]
         {
@@ -216,7 +216,8 @@ mod tests {
 
     fn sample(cpu: f64, available: u64, disk: f64) -> Sample {
         let memory = Memory { total: 100, available, swap_total: 0, swap_free: 0 };
-        let volume = Volume { path: "/srv".into(), total: 100, free: 5, percent: disk, inodes_percent: 1.0 };
+        let volume =
+            Volume { path: "/srv".into(), total: 100, free: 5, percent: disk, inodes_percent: 1.0, is_measured: true };
         Sample { cpus: 2, cpu_percent: Some(cpu), memory, volumes: vec![volume], ..Sample::default() }
     }
 
@@ -287,6 +288,18 @@ mod tests {
         assert_eq!(names(&rules.see(&seen, None, 5)), [("vm_cpu", "v1", Change::Recovered { after: 5 })]);
         let over = rules.see(&seen, Some(&storage(&[("u2", 5)])), 9);
         assert_eq!(names(&over), [("user_storage", "u1", Change::Recovered { after: 9 })]);
+    }
+
+    #[test]
+    fn a_volume_that_does_not_answer_begins_no_alert_and_ends_none() {
+        let mut rules = rules(|set| set.for_seconds = 0);
+        let mut silent = |disk, now, is_measured| {
+            let mut seen = sample(1.0, 50, disk);
+            seen.volumes[0].is_measured = is_measured;
+            rules.see(&seen, None, now).len()
+        };
+        assert_eq!([silent(99.0, 0, false), silent(99.0, 5, true), silent(1.0, 10, false)], [0, 1, 0]);
+        assert_eq!(silent(1.0, 15, true), 1, "it is over");
     }
 
     #[test]

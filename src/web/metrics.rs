@@ -55,8 +55,6 @@ fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
     use Kind::Gauge;
     page.one("vmshare_vms", Gauge, "Live VMs.", float(cx.vms.len()));
     page.one("vmshare_launching", Gauge, "Launches under way.", float(cx.launches.len()));
-    let paused = f64::from(u8::from(cx.host.pause().is_some()));
-    page.one("vmshare_launches_paused", Gauge, "1 while an alert refuses launches.", paused);
     page.one("vmshare_uploads_active", Gauge, "Uploads that are being worked on.", float(cx.uploads.active()));
     let up = f64::from(u8::from(ports.is_some()));
     page.one("vmshare_db_up", Gauge, "1 while the database answers.", up);
@@ -106,11 +104,18 @@ fn queues(page: &mut Page, cx: &House) {
 
 fn alerts(page: &mut Page, cx: &House) {
     use Kind::{Counter, Gauge};
-    let report = cx.host.report();
-    let mut family = page.family("vmshare_alerts_firing", Gauge, "Alerts that fire now, by rule.");
-    for rule in Rule::ALL {
-        let count = report.as_ref().and_then(|report| report.firing.get(&rule)).copied().unwrap_or(0);
-        family.value(&[("rule", rule.name())], bytes(count));
+    let help =
+        "Since the host was last measured; while that does not go on nothing of the host is told, and no alert comes.";
+    page.one("vmshare_sampler_age_seconds", Gauge, help, cx.host.age(cx.now()).as_secs_f64());
+    // Without a report nobody knows: no 0, which would say that all is well.
+    if let Some(report) = cx.host.report() {
+        let paused = f64::from(u8::from(report.pause.is_some()));
+        page.one("vmshare_launches_paused", Gauge, "1 while an alert refuses launches.", paused);
+        let mut family = page.family("vmshare_alerts_firing", Gauge, "Alerts that fire now, by rule.");
+        for rule in Rule::ALL {
+            let count = report.firing.get(&rule).copied().unwrap_or(0);
+            family.value(&[("rule", rule.name())], bytes(count));
+        }
     }
     let mut family = page.family("vmshare_alerts_total", Counter, "Alerts told, repetitions included, by rule.");
     cx.host.fired.borrow().iter().for_each(|(rule, count)| family.value(&[("rule", rule)], bytes(*count)));
@@ -149,6 +154,12 @@ fn host(page: &mut Page, sample: &Sample) {
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], bytes(volume.free)));
     let mut family = page.family("vmshare_volume_inodes_used_ratio", Gauge, "Inodes of a volume in use.");
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], volume.inodes_percent / 100.0));
+    let mut family = page.family(
+        "vmshare_volume_measured",
+        Gauge,
+        "0 while a volume does not answer; its values are the last ones.",
+    );
+    volumes().for_each(|(path, volume)| family.value(&[("path", path)], f64::from(u8::from(volume.is_measured))));
     let cpu: f64 = sample.vms.iter().filter_map(|vm| vm.cpu_percent).map(|percent| percent / 100.0).sum();
     page.one("vmshare_vms_cpu_ratio", Gauge, "Processors in use by all QEMUs together; 1 is one processor.", cpu);
     let rss = sample.vms.iter().map(|vm| vm.rss).sum();

@@ -77,6 +77,7 @@ fn now(sample: &Sample, vms: usize) -> Value {
                 "free_gb": gib(volume.free),
                 "percent": short(volume.percent),
                 "inodes_percent": short(volume.inodes_percent),
+                "measured": volume.is_measured,
             })
         })
         .collect();
