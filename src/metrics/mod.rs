@@ -265,7 +265,7 @@ impl Metrics {
         family.histogram(&[], &self.lag_seconds);
         let slowest = self.slowest_turn.get(now).as_secs_f64();
         page.one("vmshare_loop_slowest_turn_seconds", Gauge, "The longest turn of the last minute or two.", slowest);
-        let help = "Turns of more than 50 ms, each with a line in the log.";
+        let help = "Turns of more than 50 ms; the log tells whose.";
         page.one("vmshare_loop_slow_turns_total", Counter, help, self.slow_turns.get());
     }
 }
