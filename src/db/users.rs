@@ -93,7 +93,7 @@ pub fn by_email_or_login_now(conn: &mut Conn, name: &str) -> Result<Option<(User
     Ok(row.map(|row| (User::from_row(&row), row.get("password_phc"))))
 }
 
-/// Stores a new hash for the same password, or for another one.
+/// Stores a new hash for the same password.
 ///
 /// # Errors
 /// PostgreSQL's.
@@ -105,16 +105,14 @@ pub async fn set_password(db: &Db, id: String, phc: String) -> Result<(), Error>
     .await
 }
 
-/// Sets another password and ends all sessions.
+/// Sets another password and ends all sessions; in the caller's transaction.
 ///
 /// # Errors
 /// PostgreSQL's.
 pub fn set_password_now(conn: &mut Conn, id: &str, phc: &str) -> Result<(), Error> {
-    conn.atomically(|conn| {
-        conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
-        conn.execute(include_str!("../../sql/sessions/delete_of_user.sql"), &[&id])?;
-        Ok(())
-    })
+    conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
+    conn.execute(include_str!("../../sql/sessions/delete_of_user.sql"), &[&id])?;
+    Ok(())
 }
 
 /// Sets the role.
