@@ -65,7 +65,10 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("without a name");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let message = info.payload_as_str().unwrap_or("no words");
+    let payload = info.payload();
+    let message =
+        payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no words");
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         log::error!(thread = thread, place = place.as_str(), backtrace:% = trace; "a bug, it panicked: {message}");

@@ -128,7 +128,7 @@ impl Probe {
         let folder = self.links_in.clone();
         let is_device = |name: &str| match links.get(name) {
             Some(known) => *known,
-            None => *links.entry(name.to_owned()).or_insert(folder.join(name).join("device").exists()),
+            None => *links.entry(name.to_owned()).or_insert_with(|| folder.join(name).join("device").exists()),
         };
         let traffic = self.read(format_args!("net/dev")).and_then(|dev| procfs::network(dev, is_device));
         self.links = links;
