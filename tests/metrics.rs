@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::frozen::Frozen;
 use common::{Server, image, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -132,6 +133,57 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     assert_eq!(unseen, [""; 0], "told, and on no graph and in no rule");
     drop(screen);
     server.stop(&user, &vm);
+    server.end();
+}
+
+#[test]
+fn what_waits_and_what_is_refused_is_on_the_page_while_it_is_so() {
+    let alerts = "db_seconds = 1\n[alerts]\nsample_seconds = 1\nfor_seconds = 0\nmemory_percent = 1";
+    let server = Server::with("tls = \"off\"", alerts, "");
+    let user = server.sign_up("alice");
+    assert_eq!(value(&metrics(&server), "vmshare_uploads_active"), 0.0);
+    let mut upload = server.connect();
+    let head = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.iso\"\r\n\r\nand no more comes";
+    write!(
+        upload,
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {user}\r\nContent-Type: multipart/form-data; boundary=XX\r\n\
+         Content-Length: 20000000\r\n\r\n{head}"
+    )
+    .expect("a part");
+    let text = until("an upload is under way and launches wait", || {
+        let is = |text: &String, series| text.contains(series) && value(text, series) == 1.0;
+        Some(metrics(&server)).filter(|text| is(text, "vmshare_launches_paused") && is(text, "vmshare_uploads_active"))
+    });
+    // While it was started the database may have been waited for already.
+    let timeouts = value(&text, "vmshare_db_timeouts_total");
+    assert_eq!(value(&text, "vmshare_queue_refused_total{queue=\"events\"}"), 0.0);
+    for resource in ["cpu", "memory", "io"] {
+        let series = format!("vmshare_host_pressure_ratio{{resource=\"{resource}\"}}");
+        // Where the kernel tells.
+        if fs::read(format!("/proc/pressure/{resource}")).is_ok() {
+            assert!((0.0..=1.0).contains(&value(&text, &series)), "{text}");
+        } else {
+            assert!(!text.contains(&series), "{text}");
+        }
+    }
+    let frozen = Frozen::new(&server);
+    let before = value(&text, "vmshare_db_seconds_sum");
+    let text = metrics(&server);
+    assert_eq!(value(&text, "vmshare_db_up"), 0.0);
+    assert!(value(&text, "vmshare_queue_depth{queue=\"db\"}") >= 1.0, "what was given up is still being done: {text}");
+    let given_up = value(&text, "vmshare_db_timeouts_total") - timeouts;
+    assert!(given_up >= 1.0, "{text}");
+    assert!(
+        value(&text, "vmshare_db_seconds_sum") >= before + given_up,
+        "the wait that was given up is no wait: {text}"
+    );
+    drop(frozen);
+    drop(upload);
+    until("nothing waits any more", || {
+        let text = metrics(&server);
+        let is_quiet = value(&text, "vmshare_queue_depth{queue=\"db\"}") == 0.0 && value(&text, "vmshare_db_up") == 1.0;
+        (is_quiet && value(&text, "vmshare_uploads_active") == 0.0).then_some(())
+    });
     server.end();
 }
 

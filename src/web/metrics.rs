@@ -97,7 +97,12 @@ fn queues(page: &mut Page, cx: &House) {
     }
     let help = "What a full queue refused, by queue.";
     let mut family = page.family("vmshare_queue_refused_total", Kind::Counter, help);
-    for (queue, count) in [("db", cx.db.refused()), ("disk", cx.disk.refused()), ("hash", cx.hash.refused())] {
+    for (queue, count) in [
+        ("db", cx.db.refused()),
+        ("disk", cx.disk.refused()),
+        ("hash", cx.hash.refused()),
+        ("events", cx.diary.refused()),
+    ] {
         family.value(&[("queue", queue)], bytes(count));
     }
 }
