@@ -84,7 +84,10 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
         let all = |text: &String| {
             // QEMU is small in its first moment.
             let told = text.contains("vmshare_alerts_total{rule=\"memory\"} 1");
-            told && text.contains("vmshare_vms_memory_bytes ") && value(text, "vmshare_vms_memory_bytes") > 1e7
+            let walked = text.contains("# TYPE vmshare_user_storage_bytes");
+            told && walked
+                && text.contains("vmshare_vms_memory_bytes ")
+                && value(text, "vmshare_vms_memory_bytes") > 1e7
         };
         Some(metrics(&server)).filter(all)
     });
@@ -118,6 +121,8 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     more("process_open_fds", 5.0);
     more("process_start_time_seconds", 1.7e9);
     more("vmshare_host_memory_bytes", 1e8);
+    assert!(value(&text, "vmshare_host_swap_bytes") >= value(&text, "vmshare_host_swap_free_bytes"), "{text}");
+    assert!(value(&text, "vmshare_host_network_bytes_per_second{direction=\"in\"}") >= 0.0, "{text}");
     let volume = format!("vmshare_volume_free_bytes{{path=\"{}\"}}", server.base().display());
     more(&volume, 1e6);
     let told: BTreeSet<String> =

@@ -7,9 +7,13 @@ use crate::metrics::text::{Kind, Page};
 use crate::net::response::{Body, Response};
 use crate::proto::problem::Problem;
 use crate::sampler::rules::Kind as Rule;
+use crate::sampler::storage::Storage;
 use crate::sampler::{Own, Sample};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+
+/// Users whose storage is told.
+const KEEPERS: usize = 20;
 
 /// `GET /metrics`.
 pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
@@ -32,6 +36,9 @@ pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     alerts(&mut page, &cx);
     if let Some(report) = cx.host.report() {
         host(&mut page, &report.sample);
+        if let Some(storage) = &report.storage {
+            kept(&mut page, &cx, storage);
+        }
         if let Some(own) = report.sample.own {
             process(&mut page, &own);
         }
@@ -143,6 +150,12 @@ fn host(page: &mut Page, sample: &Sample) {
     page.one("vmshare_host_memory_bytes", Gauge, "Memory of the host.", bytes(sample.memory.total));
     let help = "Memory of the host that can be given out without swapping.";
     page.one("vmshare_host_memory_available_bytes", Gauge, help, bytes(sample.memory.available));
+    page.one("vmshare_host_swap_bytes", Gauge, "Swap space of the host.", bytes(sample.memory.swap_total));
+    page.one("vmshare_host_swap_free_bytes", Gauge, "Swap space that is free.", bytes(sample.memory.swap_free));
+    let help = "Bytes a second from and to other hosts.";
+    let mut family = page.family("vmshare_host_network_bytes_per_second", Gauge, help);
+    family.value(&[("direction", "in")], sample.network.rx);
+    family.value(&[("direction", "out")], sample.network.tx);
     let help = "Share of the last ten seconds in which some task waited.";
     let mut family = page.family("vmshare_host_pressure_ratio", Gauge, help);
     let pressure = [("cpu", sample.pressure.cpu), ("memory", sample.pressure.memory), ("io", sample.pressure.io)];
@@ -169,6 +182,16 @@ fn host(page: &mut Page, sample: &Sample) {
     page.one("vmshare_vms_cpu_ratio", Gauge, "Processors in use by all QEMUs together; 1 is one processor.", cpu);
     let rss = sample.vms.iter().map(|vm| vm.rss).sum();
     page.one("vmshare_vms_memory_bytes", Gauge, "Memory in use by all QEMUs together.", bytes(rss));
+}
+
+/// By login name, once that is known; those with the most, for each is a series of its own.
+fn kept(page: &mut Page, cx: &House, storage: &Storage) {
+    let help = "Images, disks and uploads of those who keep the most; looked at every few minutes.";
+    let mut family = page.family("vmshare_user_storage_bytes", Kind::Gauge, help);
+    for (id, count) in storage.users.iter().take(KEEPERS) {
+        let user = cx.host.login(id).unwrap_or_else(|| id.clone());
+        family.value(&[("user", &user)], bytes(*count));
+    }
 }
 
 /// Under the names that every Prometheus client has.
