@@ -20,7 +20,7 @@
 use crate::config::{LogFormat, LogSettings};
 use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
-use log::{Level, Metadata, Record};
+use log::{Level, LevelFilter, Metadata, Record};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -35,6 +35,8 @@ const PIECE_BYTES: usize = 4096;
 const SECRET_BYTES: usize = 4;
 /// Targets that begin with this are ours.
 const OURS: &str = env!("CARGO_PKG_NAME");
+/// One that complains of each certificate it refuses, which who calls is told too, and tells once.
+const TOLD_ELSEWHERE: &str = "rustls_platform_verifier";
 
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 static SHAPE: OnceLock<Shape> = OnceLock::new();
@@ -92,13 +94,7 @@ pub fn register_secret(secret: &str) {
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let level = log::max_level();
-        let least = if metadata.target().starts_with(OURS) || level == Level::Trace {
-            level
-        } else {
-            level.min(Level::Warn.to_level_filter())
-        };
-        metadata.level() <= least
+        metadata.level() <= least(metadata.target(), log::max_level())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -112,6 +108,17 @@ impl log::Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// From which level on records of this target are written, when it is `level` for ours.
+fn least(target: &str, level: LevelFilter) -> LevelFilter {
+    if target.starts_with(OURS) || level == LevelFilter::Trace {
+        level
+    } else if target.starts_with(TOLD_ELSEWHERE) {
+        LevelFilter::Off
+    } else {
+        level.min(LevelFilter::Warn)
+    }
 }
 
 /// Whether standard error (device and inode) is the stream that systemd connected to the journal.
@@ -339,6 +346,15 @@ mod tests {
         assert!(!is_journal(Some("nonsense"), Some((8, 1234))));
         assert!(!is_journal(Some("x:y"), None));
         assert!(!is_journal(None, None));
+    }
+
+    #[test]
+    fn libraries_are_heard_when_they_warn_and_one_is_not_at_all() {
+        use LevelFilter::{Error, Info, Off, Trace, Warn};
+        let verifier = "rustls_platform_verifier::verification::others";
+        let heard = |level| ["vmshare::vm", "rustls::conn", verifier].map(|target| least(target, level));
+        assert_eq!(heard(Info), [Info, Warn, Off]);
+        assert_eq!((heard(Error), heard(Trace)), ([Error, Error, Off], [Trace; 3]));
     }
 
     #[test]

@@ -186,6 +186,7 @@ fn a_test_message_is_sent_by_hand_over_tls_too_and_says_what_is_wrong() {
     assert!(good && api.asked().len() == 1, "{said}");
     let (good, said) = check(&api, &[]);
     assert!(!good && said.contains("certificate") && api.asked().len() == 1, "a stranger is believed: {said}");
+    assert_eq!(said.lines().count(), 1, "it is told once: {said}");
     let output = Command::new(common::BINARY)
         .args(["check", "--telegram"])
         .current_dir(folder.path())
