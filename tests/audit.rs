@@ -211,6 +211,7 @@ fn what_cannot_be_written_into_the_audit_trail_is_not_done() {
         ("DELETE", format!("{share}/{link}"), &alice, Value::Null),
         ("POST", "/auth/password".into(), &alice, json!({"current": "correct horse", "new": "another horse"})),
         ("POST", "/auth/logout".into(), &alice, Value::Null),
+        ("POST", "/auth/signup".into(), &admin, json!({"email": "bob@example.org", "password": "correct horse"})),
     ] {
         let answer = server.call(method, &path, token, &body);
         assert_eq!(answer.status, 500, "{method} {path}: {answer:?}");

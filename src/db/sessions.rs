@@ -16,7 +16,7 @@ pub struct NewSession {
     pub expires: Timestamp,
     /// Where it was begun from.
     pub ip: String,
-    /// What began it, for the audit trail: `login`, `signup`.
+    /// What began it, for the audit trail: `login`; nothing for an account that was just made, whose line is there.
     pub action: &'static str,
 }
 

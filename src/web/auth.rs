@@ -61,12 +61,20 @@ pub async fn signup(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     };
     let invite = invite.filter(|_| cx.config.signup == Signup::Invite);
     let phc = cx.hash.create(password).await?;
-    let user = create(&cx, NewUser { email, login: String::new(), role, phc }, login, invite).await?;
-    signed_in(&cx, &req, 201, &user, "signup").await
+    let user =
+        create(&cx, NewUser { email, login: String::new(), role, phc }, login, invite, req.ip.to_string()).await?;
+    // Its line in the audit trail was written with the account.
+    signed_in(&cx, &req, 201, &user, "").await
 }
 
 /// Stores the account; where no login name was asked for, the address gives one, with digits behind it when it is taken.
-async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8; 32]>) -> Result<User, Problem> {
+async fn create(
+    cx: &Cx,
+    new: NewUser,
+    login: Option<String>,
+    invite: Option<[u8; 32]>,
+    ip: String,
+) -> Result<User, Problem> {
     let (base, asked) = match login {
         Some(login) => (login, true),
         None => (login_from(&new.email), false),
@@ -74,7 +82,7 @@ async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8
     let mut login = base.clone();
     for _ in 0..LOGIN_TRIES {
         let attempt = NewUser { login: login.clone(), ..new.clone() };
-        match cx.within(db_limit(cx), users::create(&cx.db, attempt, invite)).await {
+        match cx.within(db_limit(cx), users::create(&cx.db, attempt, invite, ip.clone())).await {
             Some(Ok(Some(user))) => return Ok(user),
             Some(Ok(None)) => {
                 return Err(Problem::forbidden("bad_invite", "This invitation was just used up. Ask for a new one."));
