@@ -204,6 +204,8 @@ impl House {
             }
             Either::Second(()) => {
                 self.metrics.db_timeouts.add(1);
+                // As long as it was waited for: without those the slowest waits are the ones that are not seen.
+                self.metrics.db_seconds.observe(limit);
                 Err(Problem::from(crate::db::Error::Lost))
             }
         }

@@ -8,20 +8,25 @@
 //! Secrets are registered once and replaced by `[hidden]` in messages and values before they are escaped. This is the
 //! second line of defence; the first is the type `config::Secret`.
 //!
+//! A panic is one line too, an error with its thread and place: its message may hold anything, a secret or line breaks. With `RUST_BACKTRACE=1`
+//! the backtrace is in it.
+//!
 //! A line is one write(2), so lines of several threads do not mix. If standard error is gone the line is lost and nothing
 //! else happens: a server must not fall over its own log. Records of the libraries below us are written from `warn` up,
 //! all of them only at `trace`.
 //!
-//! Must not: allocate without bound, call the `log` macros, panic.
+//! Must not: allocate without bound, call the `log` macros (but for a panic, which is somebody else's), panic.
 
 use crate::config::{LogFormat, LogSettings};
 use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
-use log::{Level, Metadata, Record};
+use log::{Level, LevelFilter, Metadata, Record};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
+use std::panic::PanicHookInfo;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 /// A message or a value is cut at this many bytes.
@@ -30,6 +35,8 @@ const PIECE_BYTES: usize = 4096;
 const SECRET_BYTES: usize = 4;
 /// Targets that begin with this are ours.
 const OURS: &str = env!("CARGO_PKG_NAME");
+/// One that complains of each certificate it refuses, which who calls is told too, and tells once.
+const TOLD_ELSEWHERE: &str = "rustls_platform_verifier";
 
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 static SHAPE: OnceLock<Shape> = OnceLock::new();
@@ -52,6 +59,24 @@ pub fn init(settings: &LogSettings) {
     log::set_max_level(settings.level);
     // It fails only if a logger is set already, which is this one.
     let _ = log::set_logger(&LOGGER);
+    std::panic::set_hook(Box::new(tell_panic));
+}
+
+/// In place of the standard library's lines, which know no secrets and no format.
+fn tell_panic(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let payload = info.payload();
+    let message =
+        payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no words");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        log::error!(thread = thread, place = place.as_str(), backtrace:% = trace; "a bug, it panicked: {message}");
+    } else {
+        log::error!(thread = thread, place = place.as_str(); "a bug, it panicked: {message}");
+    }
 }
 
 /// From now on `secret` is written as `[hidden]`. Texts of fewer than four bytes are not taken.
@@ -69,13 +94,7 @@ pub fn register_secret(secret: &str) {
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let level = log::max_level();
-        let least = if metadata.target().starts_with(OURS) || level == Level::Trace {
-            level
-        } else {
-            level.min(Level::Warn.to_level_filter())
-        };
-        metadata.level() <= least
+        metadata.level() <= least(metadata.target(), log::max_level())
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -89,6 +108,17 @@ impl log::Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// From which level on records of this target are written, when it is `level` for ours.
+fn least(target: &str, level: LevelFilter) -> LevelFilter {
+    if target.starts_with(OURS) || level == LevelFilter::Trace {
+        level
+    } else if target.starts_with(TOLD_ELSEWHERE) {
+        LevelFilter::Off
+    } else {
+        level.min(LevelFilter::Warn)
+    }
 }
 
 /// Whether standard error (device and inode) is the stream that systemd connected to the journal.
@@ -319,9 +349,54 @@ mod tests {
     }
 
     #[test]
+    fn libraries_are_heard_when_they_warn_and_one_is_not_at_all() {
+        use LevelFilter::{Error, Info, Off, Trace, Warn};
+        let verifier = "rustls_platform_verifier::verification::others";
+        let heard = |level| ["vmshare::vm", "rustls::conn", verifier].map(|target| least(target, level));
+        assert_eq!(heard(Info), [Info, Warn, Off]);
+        assert_eq!((heard(Error), heard(Trace)), ([Error, Error, Off], [Trace; 3]));
+    }
+
+    #[test]
     fn a_librarys_record_names_the_library() {
         let record = Record::builder().level(Level::Warn).target("rustls::conn").args(args!("odd")).build();
         assert_eq!(line(TEXT, time(), &record, &[]), "2026-11-23T10:11:03.100Z WARN  rustls::conn: odd\n");
+    }
+
+    /// For the test below, which runs this in a process of its own: a hook is the whole process's.
+    #[test]
+    fn panics_as_it_is_told() {
+        let Ok(format) = std::env::var("VMSHARE_TEST_PANIC") else { return };
+        let format = if format == "json" { LogFormat::Json } else { LogFormat::Text };
+        init(&LogSettings { level: log::LevelFilter::Info, format });
+        register_secret("topsecret");
+        let panicking = std::thread::Builder::new().name("unlucky".into()).spawn(|| panic!("no\nluck with topsecret"));
+        assert!(panicking.expect("a thread").join().is_err());
+    }
+
+    #[test]
+    fn a_panic_is_one_line_without_secrets_in_both_formats() {
+        for (format, trace) in [("text", "0"), ("json", "0"), ("json", "1")] {
+            let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+                .args(["--exact", "--nocapture", "log::tests::panics_as_it_is_told"])
+                .envs([("VMSHARE_TEST_PANIC", format), ("RUST_BACKTRACE", trace)])
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let lines: Vec<&str> = said.lines().collect();
+            let [line] = lines.as_slice() else { panic!("{format}: {said}") };
+            assert!(!line.contains("topsecret"), "{line}");
+            if format == "text" {
+                let wanted = "ERROR a bug, it panicked: no\\nluck with [hidden] thread=unlucky place=src/log.rs:";
+                assert!(line.contains(wanted), "{line}");
+                continue;
+            }
+            let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!((&value["level"], &value["thread"]), (&"error".into(), &"unlucky".into()));
+            assert_eq!(value["message"], "a bug, it panicked: no\nluck with [hidden]");
+            let traced = value["backtrace"].as_str().is_some_and(|trace| trace.contains("panics_as_it_is_told"));
+            assert_eq!(traced, trace == "1", "{line}");
+        }
     }
 
     #[test]

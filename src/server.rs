@@ -21,7 +21,7 @@ use crate::net::conn::{Bounds, Conn, Outcome, Request};
 use crate::net::relay::End;
 use crate::net::response::Response;
 use crate::net::stream::Stream;
-use crate::reactor::pulse::Pulse;
+use crate::reactor::pulse::{Pulse, Slow, SlowTurns};
 use crate::reactor::task::{Cancel, Tasks};
 use crate::reactor::{Due, Reactor, Ready};
 use crate::sys::signal::{Signal, SignalFd};
@@ -44,8 +44,6 @@ const ACCEPTS: usize = 256;
 const POLLS: usize = 1024;
 /// Pause of a listener that got no descriptor: enough for others to close, short for who waits.
 const EMFILE_PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines about slow turns.
-const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How long an ordered end may take.
 const DRAIN: Duration = Duration::from_secs(7);
 
@@ -91,8 +89,7 @@ pub struct Server {
     answers: Answers,
     carried: HashSet<u64>,
     pulse: Pulse,
-    /// When a slow turn was last told: a line a second at most.
-    told_slow: Option<Instant>,
+    slow: SlowTurns,
     ready: Vec<(Owner, Ready)>,
     scratch: Scratch,
     bounds: Rc<Bounds>,
@@ -136,7 +133,7 @@ impl Server {
             answers: Answers::default(),
             carried: HashSet::new(),
             pulse: Pulse::default(),
-            told_slow: None,
+            slow: SlowTurns::default(),
             ready: Vec::new(),
             scratch: Scratch::default(),
             bounds,
@@ -173,12 +170,11 @@ impl Server {
     }
 
     fn turn(&mut self) -> std::io::Result<()> {
-        let timer = self.cx.clock.next_timeout();
-        let due = timer.map(|left| self.cx.now() + left);
-        let timeout = if self.carried.is_empty() { timer } else { Some(Duration::ZERO) };
+        let due = self.cx.clock.next_deadline();
+        let until = if self.carried.is_empty() { due } else { Some(self.cx.now()) };
         let mut ready = std::mem::take(&mut self.ready);
         let tasks = &self.tasks;
-        let now = self.reactor.wait(timeout, || tasks.is_quiet(), &mut ready)?;
+        let now = self.reactor.wait(until, || tasks.is_quiet(), &mut ready)?;
         self.pulse.begin(now);
         self.cx.clock.set_now(now);
         if let Some(late) = due.and_then(|due| now.checked_duration_since(due)) {
@@ -207,19 +203,12 @@ impl Server {
     fn look_back(&mut self) {
         let turn = self.pulse.end();
         let story = self.tasks.take_slowest();
-        if !self.cx.metrics.turn(turn.took, self.cx.now()) {
-            return;
+        if self.cx.metrics.turn(turn.took, self.cx.now())
+            && let Some(line) = self.slow.see(Slow { turn, story }, self.cx.now())
+        {
+            let (kind, id) = turn.slowest;
+            log::warn!(owner = kind, id = id; "a turn of the loop took {line}");
         }
-        let now = self.cx.now();
-        if self.told_slow.is_some_and(|told| now - told < SLOW_PAUSE) {
-            return;
-        }
-        self.told_slow = Some(now);
-        let ((kind, id), millis) = (turn.slowest, turn.slowest_took.as_millis());
-        let story = story.filter(|_| kind == "stories").map_or_else(String::new, |(name, took)| {
-            format!(", the longest of them {name:?} for {} ms", took.as_millis())
-        });
-        log::warn!(owner = kind, id = id; "a turn of the loop took {} ms, {millis} of them for this{story}", turn.took.as_millis());
     }
 
     fn dispatch(&mut self, owner: Owner, ready: Ready) {

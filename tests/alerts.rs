@@ -3,6 +3,7 @@
 mod common;
 
 use common::bot_api::{Act, BotApi, CHAT, TOKEN};
+use common::frozen::Frozen;
 use common::{Server, until};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -100,33 +101,6 @@ fn whatever_the_api_does_the_newest_message_arrives_and_the_server_goes_on() {
     server.end();
 }
 
-/// A server's own PostgreSQL, silent until this is dropped.
-struct Frozen(Vec<String>);
-
-impl Frozen {
-    fn new(server: &Server) -> Self {
-        let text =
-            std::fs::read_to_string(server.base().join("postgres/data/postmaster.pid")).expect("PostgreSQL runs");
-        let postmaster = text.lines().next().expect("pid").trim().to_owned();
-        let children = Command::new("pgrep").args(["-P", &postmaster]).output().expect("pgrep");
-        let children = String::from_utf8(children.stdout).expect("numbers");
-        let pids = std::iter::once(postmaster).chain(children.lines().map(str::to_owned)).collect();
-        Self::signal("-STOP", &pids);
-        Self(pids)
-    }
-
-    fn signal(name: &str, pids: &Vec<String>) {
-        // One of them may have ended meanwhile.
-        let _ = Command::new("kill").arg(name).args(pids).stderr(std::process::Stdio::null()).status();
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        Self::signal("-CONT", &self.0);
-    }
-}
-
 #[test]
 fn neither_an_api_that_hangs_nor_a_database_that_is_away_delays_a_sample_or_loses_an_alert() {
     let api = BotApi::start();
@@ -212,6 +186,7 @@ fn a_test_message_is_sent_by_hand_over_tls_too_and_says_what_is_wrong() {
     assert!(good && api.asked().len() == 1, "{said}");
     let (good, said) = check(&api, &[]);
     assert!(!good && said.contains("certificate") && api.asked().len() == 1, "a stranger is believed: {said}");
+    assert_eq!(said.lines().count(), 1, "it is told once: {said}");
     let output = Command::new(common::BINARY)
         .args(["check", "--telegram"])
         .current_dir(folder.path())

@@ -5,7 +5,9 @@ mod common;
 use common::{Server, image, stand_in, until};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 /// For the stand-in's script; see there.
 #[test]
@@ -14,8 +16,10 @@ fn stand_in_for_qemu() {
 }
 
 /// Every action of [`changes`], and by the command line.
-const ACTIONS: [&str; 22] = [
+const ACTIONS: [&str; 25] = [
     "add user",
+    "begin upload",
+    "clean",
     "create disk",
     "delete disk",
     "delete image",
@@ -28,6 +32,7 @@ const ACTIONS: [&str; 22] = [
     "password by hand",
     "promote",
     "restart vm",
+    "restart vm by admin",
     "resume vm",
     "revoke",
     "share",
@@ -83,7 +88,19 @@ fn changes(server: &Server, admin: &str) -> String {
     good("DELETE", &format!("/vms/{vmid}/shares/{}", share.as_str().expect("id")), Value::Null);
     good("POST", &format!("/vms/{vmid}/stop"), json!({"force": true}));
     let second = server.launch(&alice);
-    assert_eq!(server.stop(admin, &second)["state"], "stopped");
+    // Many at once; what has ended already is left as it is, and so is the audit trail.
+    let many = json!({"vmids": [second["vmid"]], "force": true});
+    let again = server.call("POST", "/admin/vms/restart", admin, &json!({"vmids": [second["vmid"]]}));
+    assert_eq!(again.json["results"][0]["ok"], true, "{again:?}");
+    for _ in 0..2 {
+        let stopped = server.call("POST", "/admin/vms/stop", admin, &many);
+        assert_eq!(stopped.json["results"][0]["state"], "stopped", "{stopped:?}");
+    }
+    let stops = format!(
+        "select count(*) from audit where action = 'stop vm' and target = '{}'",
+        second["vmid"].as_str().expect("vmid")
+    );
+    assert_eq!(server.count(&stops), 1);
     good("POST", "/disks", json!({"name": "work", "size_gb": 1}));
     good("POST", "/disks/work/grow", json!({"size_gb": 2}));
     good("DELETE", "/disks/work", Value::Null);
@@ -117,6 +134,15 @@ fn every_change_is_in_the_audit_trail_with_who_from_where_and_what() {
         let output = server.command(args, input);
         assert!(output.status.success(), "{output:?}");
     }
+    let leftover = server.base().join("runs/0123456789ab");
+    fs::create_dir(&leftover).expect("a leftover");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(90_000_000);
+    fs::File::open(&leftover).and_then(|folder| folder.set_modified(old)).expect("an old one");
+    for (args, lines) in [(&["clean", "--dry-run"][..], 0), (&["clean"], 1)] {
+        let output = server.command(args, "");
+        assert!(output.status.success() && output.stdout.starts_with(b"would") == (lines == 0), "{output:?}");
+        assert_eq!(server.count("select count(*) from audit where action = 'clean'"), lines);
+    }
     let mut database = server.database();
     let rows = database
         .query(
@@ -132,8 +158,8 @@ fn every_change_is_in_the_audit_trail_with_who_from_where_and_what() {
             assert!(!target.is_empty(), "{action} has no target");
             match (action.as_str(), login.as_deref(), ip.as_str()) {
                 ("password", None, "command line") => "password by hand".to_owned(),
-                ("add user" | "promote" | "invite", None, "command line") => action,
-                ("stop vm", Some("root"), "127.0.0.1") => "stop vm by admin".to_owned(),
+                ("add user" | "promote" | "invite" | "clean", None, "command line") => action,
+                ("stop vm" | "restart vm", Some("root"), "127.0.0.1") => format!("{action} by admin"),
                 (_, Some(_), "127.0.0.1") => action,
                 other => panic!("{other:?}"),
             }
@@ -142,6 +168,58 @@ fn every_change_is_in_the_audit_trail_with_who_from_where_and_what() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen, ACTIONS);
+    server.end();
+}
+
+/// A change and its line are one transaction: where the line cannot be written there is no change.
+#[test]
+fn what_cannot_be_written_into_the_audit_trail_is_not_done() {
+    let server = Server::start();
+    let (admin, alice) = (common::admin(&server), server.sign_up("alice"));
+    let vm = server.launch(&alice);
+    let me = |token: &str| server.call("GET", "/auth/me", token, &Value::Null);
+    let id = me(&alice).json["user"]["id"].as_str().expect("id").to_owned();
+    let share = format!("/vms/{}/shares", vm["vmid"].as_str().expect("vmid"));
+    let link = server.call("POST", &share, &alice, &Value::Null).json["share"]["id"].as_str().expect("id").to_owned();
+    let invite = server.call("POST", "/admin/invites", &admin, &Value::Null).json["invite"]["id"].clone();
+    let state = || {
+        [
+            "select count(*) from users where role = 'user' and not disabled and quota_gb is null",
+            "select count(*) from shares",
+            "select count(*) from invites",
+            "select count(*) from sessions",
+            "select count(distinct password_phc) from users",
+        ]
+        .map(|sql| server.count(sql))
+    };
+    let hashes = "select string_agg(password_phc, ' ' order by id) from users";
+    let read = |sql: &str| -> String { server.database().query_one(sql, &[]).expect("a row").get(0) };
+    let (before, words) = (state(), read(hashes));
+    server
+        .database()
+        .batch_execute(
+            "create function no_audit() returns trigger language plpgsql as $$ begin raise 'no audit'; end $$;
+             create trigger no_audit before insert on audit for each row execute function no_audit()",
+        )
+        .expect("a trigger");
+    for (method, path, token, body) in [
+        ("POST", format!("/admin/users/{id}"), &admin, json!({"role": "teacher", "disabled": true, "quota_gb": 5})),
+        ("POST", format!("/admin/users/{id}/password"), &admin, Value::Null),
+        ("POST", "/admin/invites".into(), &admin, Value::Null),
+        ("DELETE", format!("/admin/invites/{}", invite.as_str().expect("id")), &admin, Value::Null),
+        ("POST", share.clone(), &alice, Value::Null),
+        ("DELETE", format!("{share}/{link}"), &alice, Value::Null),
+        ("POST", "/auth/password".into(), &alice, json!({"current": "correct horse", "new": "another horse"})),
+        ("POST", "/auth/logout".into(), &alice, Value::Null),
+        ("POST", "/auth/signup".into(), &admin, json!({"email": "bob@example.org", "password": "correct horse"})),
+    ] {
+        let answer = server.call(method, &path, token, &body);
+        assert_eq!(answer.status, 500, "{method} {path}: {answer:?}");
+    }
+    assert_eq!((state(), read(hashes)), (before, words));
+    assert_eq!(me(&alice).status, 200);
+    server.database().batch_execute("drop trigger no_audit on audit").expect("without it");
+    server.stop(&alice, &vm);
     server.end();
 }
 
@@ -187,4 +265,36 @@ fn each_line_of_the_log_says_who_and_which_vm_and_holds_no_secret() {
         lines.iter().find(|line| line["message"].as_str().is_some_and(|text| text.contains("GET /readyz 200")));
     assert!(health.is_some_and(|line| line["user"].is_null() && line["vmid"].is_null()), "{health:?}");
     server.end();
+}
+
+/// What systemd gives a service: a socket as standard error, and its name in the environment.
+#[test]
+fn under_the_journal_each_line_has_a_priority_and_no_time_of_its_own() {
+    let folder = common::folder();
+    let settings = common::settings(&folder.path().join("b"), "tls = \"off\"\ntg_chat_id = 5", "", "");
+    fs::write(folder.path().join("vmshare.toml"), settings).expect("settings");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let about = fs::metadata(format!("/proc/self/fd/{}", theirs.as_raw_fd())).expect("a socket");
+    let mut server = std::process::Command::new(common::BINARY)
+        .args(["serve", "--config"])
+        .arg(folder.path().join("vmshare.toml"))
+        .env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()))
+        .stderr(OwnedFd::from(theirs))
+        .spawn()
+        .expect("the server starts");
+    let mut said = Vec::new();
+    for line in BufReader::new(ours).lines() {
+        said.push(line.expect("a line"));
+        if said.last().is_some_and(|line| line.contains("database ready")) {
+            let told = std::process::Command::new("kill").args(["-TERM", &server.id().to_string()]).status();
+            assert!(told.expect("kill").success());
+        }
+    }
+    assert!(server.wait().expect("its end").success(), "{said:?}");
+    let has = |wanted: &str| assert!(said.iter().any(|line| line.starts_with(wanted)), "{wanted:?}: {said:?}");
+    has("<6>listening on http://127.0.0.1:");
+    has("<4>");
+    has("<6>ended");
+    let is_plain = |line: &String| ["<3>", "<4>", "<6>"].iter().any(|p| line.starts_with(p)) && !line.contains("INFO");
+    assert!(said.iter().all(is_plain) && !said.iter().any(|line| line.get(3..6) == Some("202")), "{said:?}");
 }

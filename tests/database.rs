@@ -103,7 +103,7 @@ fn at_exit(action: extern "C" fn()) {
 fn user(db: &Db, name: &str) -> String {
     let new =
         NewUser { email: format!("{name}@example.org"), login: name.into(), role: "user".into(), phc: "x".into() };
-    wait(users::create(db, new, None)).expect("created").expect("no invitation is needed").id
+    wait(users::create(db, new, None, "192.0.2.1".into())).expect("created").expect("no invitation is needed").id
 }
 
 fn wish(user: &str, first_port: u16, count: u16) -> Wish {
@@ -203,7 +203,7 @@ fn a_taken_address_names_its_constraint_in_any_case() {
     user(db, "taken");
     let new =
         NewUser { email: "TAKEN@example.org".into(), login: "other".into(), role: "user".into(), phc: "x".into() };
-    let refused = wait(users::create(db, new, None));
+    let refused = wait(users::create(db, new, None, "192.0.2.1".into()));
     assert_eq!(refused, Err(Error::Unique { constraint: "users_email_key".into() }));
 }
 

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::frozen::Frozen;
 use common::{Server, image, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -83,7 +84,10 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
         let all = |text: &String| {
             // QEMU is small in its first moment.
             let told = text.contains("vmshare_alerts_total{rule=\"memory\"} 1");
-            told && text.contains("vmshare_vms_memory_bytes ") && value(text, "vmshare_vms_memory_bytes") > 1e7
+            let walked = text.contains("# TYPE vmshare_user_storage_bytes");
+            told && walked
+                && text.contains("vmshare_vms_memory_bytes ")
+                && value(text, "vmshare_vms_memory_bytes") > 1e7
         };
         Some(metrics(&server)).filter(all)
     });
@@ -99,6 +103,9 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     is("vmshare_ports{profile=\"custom\",kind=\"vnc\",state=\"used\"}", 1.0);
     is("vmshare_ports{profile=\"custom\",kind=\"vnc\",state=\"free\"}", 98.0);
     is("vmshare_alerts_firing{rule=\"memory\"}", 1.0);
+    is("vmshare_launches_paused", 0.0);
+    is(&format!("vmshare_volume_measured{{path=\"{}\"}}", server.base().display()), 1.0);
+    assert!(value(&text, "vmshare_sampler_age_seconds") < 30.0, "{text}");
     is("vmshare_db_up", 1.0);
     is("vmshare_panics_total", 0.0);
     let more = |series: &str, than: f64| assert!(value(&text, series) > than, "{series} is {}", value(&text, series));
@@ -114,6 +121,8 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
     more("process_open_fds", 5.0);
     more("process_start_time_seconds", 1.7e9);
     more("vmshare_host_memory_bytes", 1e8);
+    assert!(value(&text, "vmshare_host_swap_bytes") >= value(&text, "vmshare_host_swap_free_bytes"), "{text}");
+    assert!(value(&text, "vmshare_host_network_bytes_per_second{direction=\"in\"}") >= 0.0, "{text}");
     let volume = format!("vmshare_volume_free_bytes{{path=\"{}\"}}", server.base().display());
     more(&volume, 1e6);
     let told: BTreeSet<String> =
@@ -133,10 +142,63 @@ fn what_happens_is_counted_and_prometheus_reads_it() {
 }
 
 #[test]
-fn the_alert_rules_and_the_queries_of_the_dashboard_are_promql() {
+fn what_waits_and_what_is_refused_is_on_the_page_while_it_is_so() {
+    let alerts = "db_seconds = 1\n[alerts]\nsample_seconds = 1\nfor_seconds = 0\nmemory_percent = 1";
+    let server = Server::with("tls = \"off\"", alerts, "");
+    let user = server.sign_up("alice");
+    assert_eq!(value(&metrics(&server), "vmshare_uploads_active"), 0.0);
+    let mut upload = server.connect();
+    let head = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.iso\"\r\n\r\nand no more comes";
+    write!(
+        upload,
+        "POST /upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {user}\r\nContent-Type: multipart/form-data; boundary=XX\r\n\
+         Content-Length: 20000000\r\n\r\n{head}"
+    )
+    .expect("a part");
+    let text = until("an upload is under way and launches wait", || {
+        let is = |text: &String, series| text.contains(series) && value(text, series) == 1.0;
+        Some(metrics(&server)).filter(|text| is(text, "vmshare_launches_paused") && is(text, "vmshare_uploads_active"))
+    });
+    // While it was started the database may have been waited for already.
+    let timeouts = value(&text, "vmshare_db_timeouts_total");
+    assert_eq!(value(&text, "vmshare_queue_refused_total{queue=\"events\"}"), 0.0);
+    for resource in ["cpu", "memory", "io"] {
+        let series = format!("vmshare_host_pressure_ratio{{resource=\"{resource}\"}}");
+        // Where the kernel tells.
+        if fs::read(format!("/proc/pressure/{resource}")).is_ok() {
+            assert!((0.0..=1.0).contains(&value(&text, &series)), "{text}");
+        } else {
+            assert!(!text.contains(&series), "{text}");
+        }
+    }
+    let frozen = Frozen::new(&server);
+    let before = value(&text, "vmshare_db_seconds_sum");
+    let text = metrics(&server);
+    assert_eq!(value(&text, "vmshare_db_up"), 0.0);
+    assert!(value(&text, "vmshare_queue_depth{queue=\"db\"}") >= 1.0, "what was given up is still being done: {text}");
+    let given_up = value(&text, "vmshare_db_timeouts_total") - timeouts;
+    assert!(given_up >= 1.0, "{text}");
+    assert!(
+        value(&text, "vmshare_db_seconds_sum") >= before + given_up,
+        "the wait that was given up is no wait: {text}"
+    );
+    drop(frozen);
+    drop(upload);
+    until("nothing waits any more", || {
+        let text = metrics(&server);
+        let is_quiet = value(&text, "vmshare_queue_depth{queue=\"db\"}") == 0.0 && value(&text, "vmshare_db_up") == 1.0;
+        (is_quiet && value(&text, "vmshare_uploads_active") == 0.0).then_some(())
+    });
+    server.end();
+}
+
+#[test]
+fn the_alert_rules_fire_when_they_should_and_the_queries_of_the_dashboard_are_promql() {
     let rules = conf("prometheus/vmshare.rules.yml");
     let said = promtool(&["check", "rules", rules.to_str().expect("a path")], "");
-    assert!(said.contains("SUCCESS: 11 rules found"), "{said}");
+    assert!(said.contains("SUCCESS: 14 rules found"), "{said}");
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules.test.yml");
+    promtool(&["test", "rules", cases.to_str().expect("a path")], "");
     let dashboard = fs::read_to_string(conf("grafana/vmshare.json")).expect("dashboard");
     let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
@@ -187,7 +249,10 @@ fn a_turn_that_kept_everybody_waiting_is_told_with_its_owner() {
         }));
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         let told = told.expect("told");
-        assert!(told.contains("WARN") && told.contains("owner=") && told.contains("of them for this"), "{told}");
+        assert!(told.contains("WARN") && told.contains("of them for this"), "{told}");
+        // Nothing else is done here: whoever it was works for one of the requests.
+        let owner = told.split_once("owner=").and_then(|(_, rest)| rest.split(' ').next()).expect("an owner");
+        assert!(["listener", "connection", "stories", "answer", "loop"].contains(&owner), "{told}");
     });
     server.end();
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use vmshare::proto::http::Method;
 use vmshare::web::{Access, ROUTES};
 
 /// In the order in which they come: who may do nothing first, the owner last, for he may take away what is asked for.
@@ -114,6 +115,54 @@ const ROWS: &[(&str, &str, Statuses)] = &[
     ("POST /auth/password", r#"{"current": "correct horse", "new": "correct horse"}"#, signed_in(204)),
     ("POST /auth/logout", "", signed_in(204)),
 ];
+
+/// What each route that changes something leaves in the audit trail. The first are seen here, when the owner or an administrator did it; the
+/// others, which need more than a request, in the test that is named.
+const AUDITED: &[(&str, &str)] = &[
+    ("POST /auth/signup", "signup"),
+    ("POST /auth/login", "login"),
+    ("POST /auth/logout", "logout"),
+    ("POST /auth/password", "password"),
+    ("POST /admin/users/{id}", "change account"),
+    ("POST /admin/users/{id}/password", "reset password"),
+    ("POST /admin/invites", "create invitation"),
+    ("DELETE /admin/invites/{id}", "take invitation back"),
+    ("POST /run-iso", "start vm"),
+    ("POST /vms/{vmid}/stop", "stop vm"),
+    ("POST /vms/{vmid}/restart", "restart vm"),
+    ("POST /vms/{vmid}/keep", "keep vm"),
+    ("POST /vms/{vmid}/resume", "resume vm"),
+    ("POST /vms/{vmid}/snapshots", "create snapshot"),
+    ("POST /vms/{vmid}/snapshots/{name}/restore", "restore snapshot"),
+    ("DELETE /vms/{vmid}/snapshots/{name}", "delete snapshot"),
+    ("POST /vms/{vmid}/shares", "share"),
+    ("DELETE /vms/{vmid}/shares/{id}", "revoke"),
+    ("POST /vms/{vmid}/viewers/{id}", "give control"),
+    ("DELETE /vms/{vmid}/viewers/{id}", "close viewer"),
+    ("POST /disks", "create disk"),
+    ("POST /disks/{name}/grow", "grow disk"),
+    ("DELETE /disks/{name}", "delete disk"),
+    ("POST /upload", "upload"),
+    ("DELETE /isos/{name}", "delete image"),
+    ("POST /uploads/", "begin upload"),
+    ("DELETE /uploads/{id}", "throw upload away"),
+];
+const AUDITED_ELSEWHERE: &[(&str, &str)] = &[
+    ("PATCH /uploads/{id}", "its last piece, as upload: uploads.rs"),
+    ("POST /admin/vms/stop", "each VM that was stopped: audit.rs"),
+    ("POST /admin/vms/restart", "each VM that was restarted: audit.rs"),
+];
+
+#[test]
+fn every_route_that_changes_something_says_what_it_leaves_in_the_audit_trail() {
+    let rows: BTreeSet<String> =
+        AUDITED.iter().chain(AUDITED_ELSEWHERE).map(|(route, _)| (*route).to_owned()).collect();
+    let changing = ROUTES.iter().filter(|route| !matches!(route.method, Method::Get | Method::Head | Method::Options));
+    let routes: BTreeSet<String> = changing.map(|route| format!("{} {}", route.method, route.path)).collect();
+    let without: Vec<&String> = routes.symmetric_difference(&rows).collect();
+    assert_eq!(without, [""; 0], "say in AUDITED what the route leaves in the audit trail");
+    assert_eq!(rows.len(), AUDITED.len() + AUDITED_ELSEWHERE.len(), "a row is there twice");
+}
 
 #[test]
 fn every_route_has_a_row_and_every_row_a_route() {
@@ -301,6 +350,12 @@ fn every_route_answers_everybody_as_its_row_says() {
                 answer.status
             })
             .collect();
+        if let Some((_, action)) = AUDITED.iter().find(|(audited, _)| audited == route) {
+            let lines = world.server.count(&format!("select count(*) from audit where action = '{action}'"));
+            if lines == 0 {
+                wrong.push(format!("{route} left no line {action:?} in the audit trail"));
+            }
+        }
         if got != expected {
             wrong.push(format!("{route}: {CALLERS:?} got {got:?}, not {expected:?}"));
         }

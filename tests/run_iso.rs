@@ -78,6 +78,7 @@ fn two_launches_at_once_give_one_vm_and_six_users_six() {
     assert_eq!(vmids.len(), 1, "{answers:?}");
     assert_eq!(server.count("select count(*) from vms"), 1);
     assert_eq!(server.count("select count(*) from ports where vmid is not null"), 2);
+    assert_eq!(starts(&server), (true, 1), "one launch, however many waited for it");
 
     let users: Vec<String> = (0..6).map(|n| server.sign_up(&format!("user{n}"))).collect();
     let vms: Vec<Value> = std::thread::scope(|scope| {
@@ -238,29 +239,53 @@ fn a_qemu_that_hangs_is_given_up_and_leaves_nothing() {
     server.end();
 }
 
+/// Asks for a VM; the socket on which the answer comes when it runs.
+fn begin(server: &Server, token: &str) -> std::net::TcpStream {
+    let mut socket = server.connect();
+    write!(socket, "POST /run-iso HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n")
+        .expect("send");
+    let live = "select count(*) from vms where state = 'starting'";
+    until("the launch is under way", || (server.count(live) == 1).then_some(()));
+    socket
+}
+
+/// How many launches `/metrics` and the audit trail know of.
+fn starts(server: &Server) -> (bool, i64) {
+    let page = server.call("GET", "/metrics", "", &Value::Null).body;
+    let counted = String::from_utf8_lossy(&page).contains("\nvmshare_launches_total{result=\"started\"} 1\n");
+    (counted, server.count("select count(*) from audit where action = 'start vm'"))
+}
+
+#[test]
+fn a_launch_whose_browser_left_is_counted_and_audited_once_as_its_askers() {
+    let server = stand_in::server("slow", "launch_grace_seconds = 60");
+    let token = server.sign_up("leaver");
+    drop(begin(&server, &token));
+    until("the VM runs", || (server.count("select count(*) from vms where state = 'running'") == 1).then_some(()));
+    until("it is told", || (starts(&server) == (true, 1)).then_some(()));
+    let whose = "select count(*) from audit a join users u on u.id = a.user_id join vms v on v.vmid = a.target \
+        where a.action = 'start vm' and u.login = 'leaver' and a.ip = '127.0.0.1' and a.detail like 'profile=custom %'";
+    assert_eq!(server.count(whose), 1);
+    let said = server.said();
+    let line = said.lines().find(|line| line.contains("vm running")).expect("a line");
+    assert!(line.contains("user=leaver") && line.contains("req=") && line.contains("vmid="), "{line}");
+    let stopped = server.call("GET", "/vms", &token, &Value::Null).json["vms"][0].clone();
+    server.stop(&token, &stopped);
+    server.end();
+}
+
 #[test]
 fn a_reload_neither_starts_a_second_vm_nor_kills_the_first_and_who_leaves_for_good_leaves_nothing() {
     let server = stand_in::server("slow", "launch_grace_seconds = 1");
     let reloader = server.sign_up("reloader");
-    let begin = |token: &str| {
-        let mut socket = server.connect();
-        write!(
-            socket,
-            "POST /run-iso HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
-        )
-        .expect("send");
-        let live = "select count(*) from vms where state = 'starting'";
-        until("the launch is under way", || (server.count(live) == 1).then_some(()));
-        socket
-    };
-    drop(begin(&reloader));
+    drop(begin(&server, &reloader));
     let vm = server.launch(&reloader);
     assert_eq!(server.count("select count(*) from vms"), 1, "one VM");
     assert_eq!(vm["state"], json!("running"));
     server.stop(&reloader, &vm);
 
     let leaver = server.sign_up("leaver");
-    drop(begin(&leaver));
+    drop(begin(&server, &leaver));
     until("nothing is left of it", || {
         (server.count("select count(*) from vms where state = 'starting'") == 0
             && fs::read_dir(server.base().join("runs")).expect("runs").count() == 0)
@@ -328,9 +353,10 @@ fn ports_run_out_with_a_word_when_to_come_back_and_come_back() {
     refuse();
     let metrics = server.call("GET", "/metrics", &common::admin(&server), &Value::Null);
     let metrics = String::from_utf8(metrics.body).expect("text");
-    for line in
-        ["vmshare_ports{kind=\"http\",state=\"cooling\"} 1", "vmshare_launches_total{result=\"ports_exhausted\"} 2"]
-    {
+    for line in [
+        "vmshare_ports{kind=\"http\",state=\"cooling\"} 1",
+        "vmshare_launches_total{result=\"refused\",why=\"ports_exhausted\"} 2",
+    ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     let vm = until("the ports are free again", || {

@@ -33,6 +33,6 @@ fuzz_target!(|data: &[u8]| {
         );
         assert_eq!(procfs::process(line.as_bytes()), Some(process));
     }
-    let _ = (procfs::network(data), procfs::disks(data), procfs::io(data));
+    let _ = (procfs::network(data, |name| name.len() > 3), procfs::group_io(data), procfs::io(data));
     let _ = (procfs::open_files_limit(data), procfs::boot_time(data));
 });

@@ -122,7 +122,7 @@ fn new_folder(base: &Path, bin_dir: Option<&Path>) -> (bool, String) {
 pub(super) fn telegram(overrides: &Overrides) -> Result<(), String> {
     let config = super::load(overrides)?;
     let missing = "set TG_BOT_TOKEN and TG_CHAT_ID: @BotFather gives the first, and the bot must be in the chat";
-    let mut bot = Bot::of(&config.telegram).ok_or(missing)?;
+    let bot = Bot::of(&config.telegram).ok_or(missing)?;
     let now = jiff::Timestamp::now();
     let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
     let plain = |text: String| Piece::Plain(text);

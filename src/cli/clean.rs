@@ -1,7 +1,7 @@
 //! `vmshare clean [--dry-run]`: what the janitor does once an hour, now, whether a server runs or not.
 
 use crate::config::Overrides;
-use crate::db::{uploads, vms};
+use crate::db::{events, uploads, vms};
 use crate::store::Layout;
 use crate::store::janitor::{self, Named};
 use std::time::Duration;
@@ -32,6 +32,10 @@ pub(super) fn run(overrides: &Overrides, dry_run: bool) -> Result<(), String> {
         println!("removed {leftover}");
     }
     let bytes: u64 = found.iter().map(|leftover| leftover.bytes).sum();
+    if !dry_run && !found.is_empty() {
+        let words = format!("{} leftovers, {} KB", found.len(), bytes.div_ceil(1024));
+        db.run(|conn| events::audit_now(conn, "command line", "clean", "leftovers", &words))?;
+    }
     println!("{} leftovers, {} KB", found.len(), bytes.div_ceil(1024));
     Ok(())
 }

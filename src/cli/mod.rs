@@ -15,6 +15,7 @@ use std::process::ExitCode;
 /// Runs the command that the arguments ask for.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::net::tls::use_ring();
     let result = match cli_args::parse(std::env::args_os().skip(1)) {
         Err(error) => {
             eprintln!("vmshare: {error}");

@@ -27,8 +27,10 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
         UserCommand::Promote { who, role } => {
             let user = find(&mut db, &who)?;
             db.run(|c| {
-                users::set_role_now(c, &user.id, role.as_str())?;
-                note(c, "promote", &user.login, role.as_str())
+                c.atomically(|c| {
+                    users::set_role_now(c, &user.id, role.as_str())?;
+                    note(c, "promote", &user.login, role.as_str())
+                })
             })?;
             println!("{} is {} now", user.login, role.as_str());
             Ok(())
@@ -45,8 +47,10 @@ pub(super) fn run(overrides: &Overrides, action: UserCommand) -> Result<(), Stri
                 by: None,
             };
             db.run(|c| {
-                invites::create_now(c, &new, 0)?;
-                note(c, "invite", role.as_str(), &format!("uses={uses} days={days}"))
+                c.atomically(|c| {
+                    invites::create_now(c, &new, 0)?;
+                    note(c, "invite", role.as_str(), &format!("uses={uses} days={days}"))
+                })
             })?;
             println!("{code}");
             Ok(())
@@ -62,9 +66,11 @@ fn add(db: &mut CliDb, email: &str, login: Option<String>, role: &str, stdin: bo
     };
     let phc = new_password(stdin)?;
     let user = db.run(|c| {
-        let user = users::create_now(c, &users::NewUser { email, login, role: role.to_owned(), phc })?;
-        note(c, "add user", &user.login, role)?;
-        Ok(user)
+        c.atomically(|c| {
+            let user = users::create_now(c, &users::NewUser { email, login, role: role.to_owned(), phc })?;
+            note(c, "add user", &user.login, role)?;
+            Ok(user)
+        })
     })?;
     println!("added {} ({}), {}", user.login, user.email, user.role);
     Ok(())
@@ -74,8 +80,10 @@ fn passwd(db: &mut CliDb, who: &str, stdin: bool) -> Result<(), String> {
     let user = find(db, who)?;
     let phc = new_password(stdin)?;
     db.run(|c| {
-        users::set_password_now(c, &user.id, &phc)?;
-        note(c, "password", &user.login, "")
+        c.atomically(|c| {
+            users::set_password_now(c, &user.id, &phc)?;
+            note(c, "password", &user.login, "")
+        })
     })?;
     println!("password of {} changed; its sessions are ended", user.login);
     Ok(())

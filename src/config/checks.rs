@@ -9,6 +9,7 @@ use super::table::Given;
 use super::top::Top;
 use super::value::Secret;
 use super::{Alerts, Config, Limits, LogSettings, Telegram, Tls};
+use crate::proto::url;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -150,8 +151,9 @@ fn is_web_address(text: &str) -> bool {
 }
 
 fn tg_api_base(given: &Given, text: &str) -> Result<String, ConfigError> {
-    if !is_web_address(text) {
-        return Err(given.refuse("tg_api_base", "it is not a web address", "write https://HOST, without a query"));
+    if url::host(text).is_none() {
+        let mend = "write https://HOST or https://HOST:PORT, with a name or an IPv4 address, and without a query";
+        return Err(given.refuse("tg_api_base", "no server can be called there", mend));
     }
     Ok(text.trim_end_matches('/').to_owned())
 }

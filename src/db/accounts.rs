@@ -1,5 +1,6 @@
 //! Accounts as administrators see and change them.
 
+use super::events::Line;
 use super::users::User;
 use super::{Conn, Db, Error};
 use jiff::Timestamp;
@@ -69,6 +70,18 @@ pub struct Change {
     pub quota_gb: Option<u32>,
 }
 
+impl Change {
+    /// In words, for the log and the audit trail.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let mut said = Vec::new();
+        said.extend(self.role.as_ref().map(|role| format!("role {role}")));
+        said.extend(self.disabled.map(|off| if off { "disabled".to_owned() } else { "enabled".to_owned() }));
+        said.extend(self.quota_gb.map(|gb| if gb == 0 { "default quota".into() } else { format!("quota {gb} GB") }));
+        said.join(", ")
+    }
+}
+
 /// What became of a [`Change`].
 #[derive(Debug)]
 pub enum Changed {
@@ -80,15 +93,15 @@ pub enum Changed {
     NoRight,
 }
 
-/// Changes an account for the administrator `by`. Who loses rights has to sign in again; who is disabled loses his links too.
+/// Changes an account for the administrator `by`, who does it from `ip`. Who loses rights has to sign in again; who is disabled loses his links too.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn change(db: &Db, by: String, id: String, change: Change) -> Result<Changed, Error> {
-    db.call(move |conn| conn.atomically(|conn| change_now(conn, &by, &id, &change))).await
+pub async fn change(db: &Db, (by, ip): (String, String), id: String, change: Change) -> Result<Changed, Error> {
+    db.call(move |conn| conn.atomically(|conn| change_now(conn, (&by, &ip), &id, &change))).await
 }
 
-fn change_now(conn: &mut Conn, by: &str, id: &str, change: &Change) -> Result<Changed, Error> {
+fn change_now(conn: &mut Conn, (by, ip): (&str, &str), id: &str, change: &Change) -> Result<Changed, Error> {
     if !is_admin(conn, by)? {
         return Ok(Changed::NoRight);
     }
@@ -106,6 +119,8 @@ fn change_now(conn: &mut Conn, by: &str, id: &str, change: &Change) -> Result<Ch
     }
     let less = change.disabled == Some(true) || rank(&account.user.role) < rank(&before);
     let ended = if less { end_sessions(conn, id)? } else { Vec::new() };
+    let (user_id, target) = (Some(by.to_owned()), account.user.login.clone());
+    Line { user_id, ip: ip.to_owned(), action: "change account", target, detail: change.words() }.write(conn)?;
     Ok(Changed::Yes(account, ended))
 }
 
@@ -125,13 +140,20 @@ fn end_sessions(conn: &mut Conn, id: &str) -> Result<Vec<[u8; 32]>, Error> {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn reset_password(db: &Db, by: String, id: String, phc: String) -> Result<Option<Vec<[u8; 32]>>, Error> {
+pub async fn reset_password(
+    db: &Db,
+    by: String,
+    id: String,
+    phc: String,
+    line: Line,
+) -> Result<Option<Vec<[u8; 32]>>, Error> {
     db.call(move |conn| {
         conn.atomically(|conn| {
             if !is_admin(conn, &by)? {
                 return Ok(None);
             }
             conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
+            line.write(conn)?;
             end_sessions(conn, &id).map(Some)
         })
     })

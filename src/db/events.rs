@@ -217,6 +217,28 @@ pub async fn summary(db: &Db, vmid: String) -> Result<Summary, Error> {
     .await
 }
 
+/// A line of the audit trail that goes with a change: written in the change's own transaction, so there is never one without the other.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Who.
+    pub user_id: Option<String>,
+    /// From where.
+    pub ip: String,
+    /// What was done.
+    pub action: &'static str,
+    /// To what.
+    pub target: String,
+    /// What else there is to know.
+    pub detail: String,
+}
+
+impl Line {
+    pub(super) fn write(&self, conn: &mut Conn) -> Result<(), Error> {
+        let Self { user_id, ip, action, target, detail } = self;
+        insert_audit(conn, Timestamp::now(), user_id.as_deref(), [ip, action, target, detail])
+    }
+}
+
 /// A line of the audit trail, on a connection at hand: what `action` was done to `target`, by whom, from where.
 ///
 /// # Errors

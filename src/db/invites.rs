@@ -1,5 +1,6 @@
 //! Invitations: codes that let a class sign up where sign-up needs one.
 
+use super::events::Line;
 use super::{Conn, Db, Error};
 use jiff::Timestamp;
 use postgres::Row;
@@ -86,12 +87,21 @@ impl Invite {
     }
 }
 
-/// Stores an invitation, unless there are `most` already (0 is no limit): `None` then.
+/// Stores an invitation, unless there are `most` already (0 is no limit): `None` then. The line is about its id.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn create(db: &Db, new: NewInvite, most: u32) -> Result<Option<Invite>, Error> {
-    db.call(move |conn| create_now(conn, &new, most)).await
+pub async fn create(db: &Db, new: NewInvite, most: u32, line: Line) -> Result<Option<Invite>, Error> {
+    db.call(move |conn| {
+        conn.atomically(|conn| {
+            let made = create_now(conn, &new, most)?;
+            if let Some(invite) = &made {
+                Line { target: invite.id.clone(), ..line }.write(conn)?;
+            }
+            Ok(made)
+        })
+    })
+    .await
 }
 
 /// As [`create`], on a connection at hand.
@@ -129,14 +139,18 @@ pub async fn list(db: &Db) -> Result<Vec<Invite>, Error> {
     .await
 }
 
-/// Takes one back; its note, if it was there.
+/// Takes one back; its note, if it was there, which the line gets too.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn delete(db: &Db, id: String) -> Result<Option<String>, Error> {
+pub async fn delete(db: &Db, id: String, line: Line) -> Result<Option<String>, Error> {
     db.call(move |conn| {
-        let row = conn.query_opt(include_str!("../../sql/invites/delete.sql"), &[&id])?;
-        Ok(row.map(|row| row.get(0)))
+        conn.atomically(|conn| {
+            let row = conn.query_opt(include_str!("../../sql/invites/delete.sql"), &[&id])?;
+            let Some(note) = row.map(|row| row.get::<_, String>(0)) else { return Ok(None) };
+            Line { detail: note.clone(), ..line }.write(conn)?;
+            Ok(Some(note))
+        })
     })
     .await
 }

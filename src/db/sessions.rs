@@ -1,5 +1,6 @@
 //! Sessions, by the keyed hashes of their tokens.
 
+use super::events::Line;
 use super::users::User;
 use super::{Db, Error};
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ pub struct NewSession {
     pub expires: Timestamp,
     /// Where it was begun from.
     pub ip: String,
-    /// What began it, for the audit trail: `login`, `signup`.
+    /// What began it, for the audit trail: `login`; nothing for an account that was just made, whose line is there.
     pub action: &'static str,
 }
 
@@ -59,26 +60,37 @@ pub async fn alive(db: &Db, tokens: Vec<[u8; 32]>) -> Result<Vec<([u8; 32], Stri
     .await
 }
 
-/// Ends a session; one that has ended is no error.
+/// Ends a session, with its line in the audit trail; one that has ended is no error.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn delete(db: &Db, token: [u8; 32]) -> Result<(), Error> {
+pub async fn delete(db: &Db, token: [u8; 32], line: Line) -> Result<(), Error> {
     db.call(move |conn| {
-        conn.execute(include_str!("../../sql/sessions/delete.sql"), &[&token.as_slice()])?;
-        Ok(())
+        conn.atomically(|conn| {
+            conn.execute(include_str!("../../sql/sessions/delete.sql"), &[&token.as_slice()])?;
+            line.write(conn)
+        })
     })
     .await
 }
 
-/// Ends all other sessions of a user and returns them.
+/// Sets another password, with its line in the audit trail; ends all other sessions of the user and returns them.
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn delete_others(db: &Db, user: String, keep: [u8; 32]) -> Result<Vec<[u8; 32]>, Error> {
+pub async fn change_password(
+    db: &Db,
+    (user, phc): (String, String),
+    keep: [u8; 32],
+    line: Line,
+) -> Result<Vec<[u8; 32]>, Error> {
     db.call(move |conn| {
-        let rows = conn.query(include_str!("../../sql/sessions/delete_others.sql"), &[&user, &keep.as_slice()])?;
-        Ok(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.get::<_, &[u8]>(0)).ok()).collect())
+        conn.atomically(|conn| {
+            conn.execute(include_str!("../../sql/users/set_password.sql"), &[&user, &phc])?;
+            let rows = conn.query(include_str!("../../sql/sessions/delete_others.sql"), &[&user, &keep.as_slice()])?;
+            line.write(conn)?;
+            Ok(rows.iter().filter_map(|row| <[u8; 32]>::try_from(row.get::<_, &[u8]>(0)).ok()).collect())
+        })
     })
     .await
 }

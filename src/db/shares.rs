@@ -1,5 +1,6 @@
 //! Links to a VM's consoles, by the keyed hashes of their tokens.
 
+use super::events::Line;
 use super::{Db, Error};
 use jiff::Timestamp;
 use postgres::Row;
@@ -51,21 +52,26 @@ pub async fn set_barred(db: &Db, token: [u8; 32], barred: bool) -> Result<(), Er
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn create(db: &Db, share: Share, most: u32) -> Result<bool, Error> {
+pub async fn create(db: &Db, share: Share, most: u32, line: Line) -> Result<bool, Error> {
     db.call(move |conn| {
-        conn.execute(include_str!("../../sql/shares/purge.sql"), &[])?;
-        let made = conn.execute(
-            include_str!("../../sql/shares/create.sql"),
-            &[
-                &share.id,
-                &share.vmid,
-                &share.token_hash.as_slice(),
-                &share.control,
-                &share.expires_at,
-                &i64::from(most),
-            ],
-        )?;
-        Ok(made > 0)
+        conn.atomically(|conn| {
+            conn.execute(include_str!("../../sql/shares/purge.sql"), &[])?;
+            let made = conn.execute(
+                include_str!("../../sql/shares/create.sql"),
+                &[
+                    &share.id,
+                    &share.vmid,
+                    &share.token_hash.as_slice(),
+                    &share.control,
+                    &share.expires_at,
+                    &i64::from(most),
+                ],
+            )?;
+            if made > 0 {
+                line.write(conn)?;
+            }
+            Ok(made > 0)
+        })
     })
     .await
 }
@@ -98,10 +104,15 @@ pub async fn find(db: &Db, token: [u8; 32]) -> Result<Option<Share>, Error> {
 ///
 /// # Errors
 /// PostgreSQL's.
-pub async fn delete(db: &Db, id: String, vmid: String) -> Result<Option<[u8; 32]>, Error> {
+pub async fn delete(db: &Db, id: String, vmid: String, line: Line) -> Result<Option<[u8; 32]>, Error> {
     db.call(move |conn| {
-        let row = conn.query_opt(include_str!("../../sql/shares/delete.sql"), &[&id, &vmid])?;
-        row.as_ref().map(hash).transpose()
+        conn.atomically(|conn| {
+            let row = conn.query_opt(include_str!("../../sql/shares/delete.sql"), &[&id, &vmid])?;
+            if row.is_some() {
+                line.write(conn)?;
+            }
+            row.as_ref().map(hash).transpose()
+        })
     })
     .await
 }

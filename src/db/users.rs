@@ -1,5 +1,6 @@
 //! Accounts.
 
+use super::events::Line;
 use super::{Conn, Db, Error, invites};
 use jiff::Timestamp;
 use postgres::Row;
@@ -47,11 +48,12 @@ pub struct NewUser {
     pub phc: String,
 }
 
-/// Makes an account; with an invitation, uses it up in the same transaction: `None` when it is not valid (any more).
+/// Makes an account for somebody at `ip`, with its line in the audit trail; with an invitation, uses it up in the same transaction: `None` when
+/// that is not valid (any more).
 ///
 /// # Errors
 /// [`Error::Unique`] for a taken address or login.
-pub async fn create(db: &Db, new: NewUser, invite: Option<[u8; 32]>) -> Result<Option<User>, Error> {
+pub async fn create(db: &Db, new: NewUser, invite: Option<[u8; 32]>, ip: String) -> Result<Option<User>, Error> {
     db.call(move |conn| {
         conn.atomically(|conn| {
             if let Some(code) = invite
@@ -59,7 +61,10 @@ pub async fn create(db: &Db, new: NewUser, invite: Option<[u8; 32]>) -> Result<O
             {
                 return Ok(None);
             }
-            create_now(conn, &new).map(Some)
+            let user = create_now(conn, &new)?;
+            let (user_id, target) = (Some(user.id.clone()), user.login.clone());
+            Line { user_id, ip, action: "signup", target, detail: String::new() }.write(conn)?;
+            Ok(Some(user))
         })
     })
     .await
@@ -93,7 +98,7 @@ pub fn by_email_or_login_now(conn: &mut Conn, name: &str) -> Result<Option<(User
     Ok(row.map(|row| (User::from_row(&row), row.get("password_phc"))))
 }
 
-/// Stores a new hash for the same password, or for another one.
+/// Stores a new hash for the same password.
 ///
 /// # Errors
 /// PostgreSQL's.
@@ -105,16 +110,14 @@ pub async fn set_password(db: &Db, id: String, phc: String) -> Result<(), Error>
     .await
 }
 
-/// Sets another password and ends all sessions.
+/// Sets another password and ends all sessions; in the caller's transaction.
 ///
 /// # Errors
 /// PostgreSQL's.
 pub fn set_password_now(conn: &mut Conn, id: &str, phc: &str) -> Result<(), Error> {
-    conn.atomically(|conn| {
-        conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
-        conn.execute(include_str!("../../sql/sessions/delete_of_user.sql"), &[&id])?;
-        Ok(())
-    })
+    conn.execute(include_str!("../../sql/users/set_password.sql"), &[&id, &phc])?;
+    conn.execute(include_str!("../../sql/sessions/delete_of_user.sql"), &[&id])?;
+    Ok(())
 }
 
 /// Sets the role.

@@ -139,8 +139,8 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Connections refused because there were too many, or no descriptor.
     pub refused: Counter,
-    /// Launches by what came of them.
-    launches: RefCell<BTreeMap<&'static str, u64>>,
+    /// Launches by what came of them, and why that.
+    launches: RefCell<BTreeMap<(&'static str, &'static str), u64>>,
     launch_seconds: Histogram,
     /// Waits for the database.
     pub db_seconds: Histogram,
@@ -198,9 +198,9 @@ impl Metrics {
         self.request_seconds.borrow_mut().entry(route).or_insert_with(|| Histogram::new(REQUEST)).observe(time);
     }
 
-    /// Counts a launch by its outcome: `started`, `running`, or why not.
-    pub fn launch(&self, result: &'static str, time: Duration) {
-        *self.launches.borrow_mut().entry(result).or_default() += 1;
+    /// Counts a launch by its outcome: `started`, `running`, `cancelled`, or `refused` or `failed` with why.
+    pub fn launch(&self, result: &'static str, why: &'static str, time: Duration) {
+        *self.launches.borrow_mut().entry((result, why)).or_default() += 1;
         if result == "started" {
             self.launch_seconds.observe(time);
         }
@@ -246,7 +246,12 @@ impl Metrics {
         page.one("vmshare_connections", Gauge, "Open connections.", self.connections.get());
         page.one("vmshare_connections_accepted_total", Counter, "Connections let in.", self.accepted.get());
         page.one("vmshare_connections_refused_total", Counter, "Connections turned away.", self.refused.get());
-        labelled(page, "vmshare_launches_total", "Launches by outcome.", "result", &self.launches);
+        let help = "Launches by outcome: started, running, cancelled, refused or failed; the last two with the problem's code.";
+        let mut family = page.family("vmshare_launches_total", Counter, help);
+        for ((result, why), count) in &*self.launches.borrow() {
+            let labels = [("result", *result), ("why", *why)];
+            family.value(if why.is_empty() { &labels[..1] } else { &labels }, *count as f64);
+        }
         let help = "Launches that worked, from the request to the answer.";
         page.family("vmshare_launch_seconds", Histogram, help).histogram(&[], &self.launch_seconds);
         page.family("vmshare_db_seconds", Histogram, "Waits for the database.").histogram(&[], &self.db_seconds);
@@ -260,7 +265,7 @@ impl Metrics {
         family.histogram(&[], &self.lag_seconds);
         let slowest = self.slowest_turn.get(now).as_secs_f64();
         page.one("vmshare_loop_slowest_turn_seconds", Gauge, "The longest turn of the last minute or two.", slowest);
-        let help = "Turns of more than 50 ms, each with a line in the log.";
+        let help = "Turns of more than 50 ms; the log tells whose.";
         page.one("vmshare_loop_slow_turns_total", Counter, help, self.slow_turns.get());
     }
 }

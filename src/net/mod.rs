@@ -15,7 +15,6 @@ pub mod relay;
 pub mod response;
 pub mod stream;
 pub mod tls;
-pub mod tls_client;
 
 /// Buffers that all connections use in turn: one turn of one connection at a time, so one set is enough for thousands.
 pub struct Scratch {

@@ -50,6 +50,12 @@ impl ResolvesServerCert for Current {
     }
 }
 
+/// Makes ring the provider of whoever names none: minreq brings a second one, and rustls chooses none of two.
+pub fn use_ring() {
+    // It fails when there is one already, which is this one.
+    let _ = provider::default_provider().install_default();
+}
+
 impl TlsSettings {
     /// Reads certificate chain and key. Blocks; for the start and for worker threads.
     ///

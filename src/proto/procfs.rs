@@ -1,16 +1,17 @@
 //! What the kernel tells of itself and of processes: the files of `/proc`, read as bytes and given back as numbers.
 //!
 //! Every parser takes a whole file and answers `None` for what is not there or not as proc(5) says; a value that is missing costs only itself.
-//! Numbers are the kernel's: processor time in clock ticks, memory in bytes, disks in 512-byte sectors. What is counted only grows, and may
+//! Numbers are the kernel's: processor time in clock ticks, memory in bytes. What is counted only grows, and may
 //! start anew; who takes differences must bear that.
 //!
-//! Pure. Sources: proc(5), the kernel's Documentation/filesystems/proc.rst, admin-guide/iostats.rst and accounting/psi.rst.
+//! Pure. Sources: proc(5), the kernel's Documentation/filesystems/proc.rst, admin-guide/cgroup-v1/blkio-controller.rst, admin-guide/cgroup-v2.rst and accounting/psi.rst.
 
-/// How the names of interfaces begin that carry nothing from or to other hosts, or what another one carries too: those of guests, bridges
-/// and tunnels.
-const INNER: [&str; 10] = ["lo", "veth", "tap", "tun", "br-", "docker", "virbr", "vnet", "ifb", "dummy"];
-/// A sector of `diskstats`, whatever the disk's own are.
-pub const SECTOR_BYTES: u64 = 512;
+/// How the names of interfaces begin that carry nothing from or to other hosts, or what another one carries too: those of guests, bridges,
+/// bonds and tunnels.
+const INNER: [&str; 24] = [
+    "lo", "veth", "tap", "tun", "br", "docker", "virbr", "vnet", "ifb", "dummy", "bond", "team", "vlan", "wg",
+    "macvtap", "macvlan", "ipvlan", "vmbr", "vxlan", "gre", "sit", "ovs", "cni", "podman",
+];
 
 /// Processor time of the whole host, in ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,48 +127,28 @@ pub struct Traffic {
     pub tx: u64,
 }
 
-/// `/proc/net/dev`: what passed to and from other hosts.
+/// `/proc/net/dev`: what passed to and from other hosts. An interface that `is_device` says is hardware is counted; what is made of others, a
+/// bridge or a VLAN, carries what those carry. Where nothing is hardware, as in a container, names decide.
 #[must_use]
-pub fn network(dev: &[u8]) -> Option<Traffic> {
-    let mut sum = None;
+pub fn network(dev: &[u8], mut is_device: impl FnMut(&str) -> bool) -> Option<Traffic> {
+    let (mut hardware, mut named, mut found) = (None, Traffic::default(), false);
     for line in text(dev).lines() {
         let Some((name, rest)) = line.rsplit_once(':') else { continue };
         let (Some(rx), Some(tx)) = (numbers(rest).next(), numbers(rest).nth(8)) else { continue };
-        if !INNER.iter().any(|inner| name.trim().starts_with(inner)) {
-            let before = sum.get_or_insert_with(Traffic::default);
-            *before = Traffic { rx: before.rx.saturating_add(rx), tx: before.tx.saturating_add(tx) };
+        let add = |sum: &mut Traffic| {
+            *sum = Traffic { rx: sum.rx.saturating_add(rx), tx: sum.tx.saturating_add(tx) };
+        };
+        let name = name.trim();
+        found = true;
+        if is_device(name) {
+            add(hardware.get_or_insert_default());
+        }
+        if !name.contains('.') && !INNER.iter().any(|inner| name.starts_with(inner)) {
+            add(&mut named);
         }
     }
     // A host with a loopback alone has a network without traffic.
-    sum.or_else(|| text(dev).contains("lo:").then(Traffic::default))
-}
-
-/// `/proc/diskstats`: bytes read from and written to whole disks; partitions and what lies on other disks are left out.
-#[must_use]
-pub fn disks(diskstats: &[u8]) -> Option<Traffic> {
-    let mut sum = Traffic::default();
-    let mut found = false;
-    for line in text(diskstats).lines() {
-        let mut fields = line.split_ascii_whitespace().skip(2);
-        if !fields.next().is_some_and(is_whole_disk) {
-            continue;
-        }
-        let mut fields = fields.map_while(|field| field.parse::<u64>().ok());
-        let (Some(read), Some(written)) = (fields.nth(2), fields.nth(3)) else { continue };
-        found = true;
-        sum.rx = sum.rx.saturating_add(read.saturating_mul(SECTOR_BYTES));
-        sum.tx = sum.tx.saturating_add(written.saturating_mul(SECTOR_BYTES));
-    }
-    found.then_some(sum)
-}
-
-fn is_whole_disk(name: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let lettered = ["sd", "vd", "xvd", "hd"].iter().filter_map(|kind| name.strip_prefix(kind));
-    let mut lettered = lettered.map(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_lowercase()));
-    let nvme = name.strip_prefix("nvme").and_then(|rest| rest.split_once('n'));
-    let is_nvme = nvme.is_some_and(|(controller, space)| digits(controller) && digits(space));
-    lettered.any(|is| is) || is_nvme || name.strip_prefix("mmcblk").is_some_and(digits)
+    hardware.or_else(|| found.then_some(named))
 }
 
 /// One process, from its `stat`.
@@ -212,6 +193,22 @@ pub fn io(file: &[u8]) -> Option<Traffic> {
     let text = text(file);
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
     Some(Traffic { rx: field("read_bytes:")?, tx: field("write_bytes:")? })
+}
+
+/// `io.stat` of a control group of version 2, or `blkio.throttle.io_service_bytes` of version 1: bytes that its processes read from and wrote to
+/// disks. A disk that is made of others tells what those tell too, so the most of any counts.
+#[must_use]
+pub fn group_io(file: &[u8]) -> Option<Traffic> {
+    let (text, mut most) = (text(file), Traffic::default());
+    for line in text.lines().filter(|line| !line.starts_with("Total ")) {
+        let (device, rest) = line.split_once(' ')?;
+        device.split_once(':')?;
+        let field = |name: &str| rest.split_ascii_whitespace().find_map(|field| field.strip_prefix(name))?.parse().ok();
+        let one = |name: &str| rest.strip_prefix(name)?.trim().parse().ok();
+        most.rx = most.rx.max(field("rbytes=").or_else(|| one("Read ")).unwrap_or(0));
+        most.tx = most.tx.max(field("wbytes=").or_else(|| one("Write ")).unwrap_or(0));
+    }
+    Some(most)
 }
 
 /// `/proc/PID/limits`: how many files it may have open; `None` when there is no bound.

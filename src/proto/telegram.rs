@@ -3,9 +3,8 @@
 //! A message is lines of pieces, and what a guest, a user or a host may have chosen is escaped in one place. A text that would be too long for
 //! Telegram loses whole lines at its end, never half a tag. Answers are not believed: any bytes may come where the API should be.
 //!
-//! Pure. Sources: core.telegram.org/bots/api (sendMessage, HTML style, ResponseParameters), RFC 9112 6.3.
+//! Pure. Sources: core.telegram.org/bots/api (sendMessage, HTML style, ResponseParameters).
 
-use super::http::chunked::{Chunked, Piece as Chunk};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -13,8 +12,6 @@ use std::fmt::Write;
 pub const TEXT_UNITS: usize = 4096;
 /// The longest piece of a line, in characters.
 const PIECE_CHARS: usize = 300;
-/// Header fields of an answer.
-const HEADERS: usize = 64;
 /// Pause after a 429 that names none.
 const WAIT_DEFAULT: u64 = 5;
 /// Longest pause that is believed.
@@ -156,58 +153,6 @@ pub fn verdict(status: u16, body: &[u8]) -> Verdict {
     }
 }
 
-/// An HTTP answer: its status, and its body when it is whole.
-///
-/// `is_all` says that nothing more comes. `Ok(None)` needs more bytes.
-///
-/// # Errors
-/// It is no HTTP, in words.
-pub fn reply(mut bytes: &[u8], is_all: bool) -> Result<Option<(u16, Vec<u8>)>, &'static str> {
-    const BROKEN: &str = "what answered does not speak HTTP";
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut head = httparse::Response::new(&mut headers);
-        let length = match head.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if is_all => return Err("the answer broke off"),
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(BROKEN),
-        };
-        let (Some(status), Some(rest)) = (head.code, bytes.get(length..)) else { return Err(BROKEN) };
-        if (100..=199).contains(&status) {
-            bytes = rest;
-            continue;
-        }
-        let field = |name: &str| {
-            let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            found.and_then(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
-        };
-        if field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
-            let body = unchunked(rest).map_err(|()| BROKEN)?;
-            return if body.is_none() && is_all { Err("the answer broke off") } else { Ok(body.map(|b| (status, b))) };
-        }
-        let length = field("content-length").map(str::parse::<usize>).transpose().map_err(|_| BROKEN)?;
-        return match length.map(|length| rest.get(..length)) {
-            Some(Some(body)) => Ok(Some((status, body.to_vec()))),
-            Some(None) if is_all => Err("the answer broke off"),
-            None if is_all || status == 204 => Ok(Some((status, rest.to_vec()))),
-            _ => Ok(None),
-        };
-    }
-}
-
-fn unchunked(mut rest: &[u8]) -> Result<Option<Vec<u8>>, ()> {
-    let (mut chunked, mut body) = (Chunked::default(), Vec::new());
-    loop {
-        match chunked.next(&mut rest) {
-            Ok(Some(Chunk::Data(data))) => body.extend_from_slice(data),
-            Ok(Some(Chunk::End)) => return Ok(Some(body)),
-            Ok(None) => return Ok(None),
-            Err(_) => return Err(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,23 +202,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_is_whole_when_its_length_says_so() {
-        let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more";
-        assert_eq!(reply(plain, false), Ok(Some((200, b"ok".to_vec()))));
-        assert_eq!(reply(&plain[..39], false), Ok(None));
-        assert!(reply(&plain[..39], true).is_err());
-        let chunked =
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
-        assert_eq!(reply(chunked, false), Ok(Some((429, b"ok".to_vec()))));
-        let until_end = b"HTTP/1.0 500 X\r\n\r\nsome";
-        assert_eq!(reply(until_end, false), Ok(None));
-        assert_eq!(reply(until_end, true), Ok(Some((500, b"some".to_vec()))));
-        for broken in ["SSH-2.0-x\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 2"] {
-            assert!(reply(broken.as_bytes(), true).is_err(), "{broken:?}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_text_breaks_the_bounds_or_the_tags(texts in proptest::collection::vec(".{0,400}", 0..60)) {
@@ -289,8 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn no_answer_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300), is_all in any::<bool>()) {
-            let _ = reply(&bytes, is_all);
+        fn no_answer_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = verdict(200, &bytes);
         }
     }

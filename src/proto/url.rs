@@ -1,4 +1,5 @@
-//! Paths and queries: percent-decoding (RFC 3986 2.1) and `application/x-www-form-urlencoded` (WHATWG URL 5).
+//! Paths and queries: percent-decoding (RFC 3986 2.1) and `application/x-www-form-urlencoded` (WHATWG URL 5); and addresses of servers that are
+//! called.
 
 use percent_encoding::percent_decode_str;
 use std::fmt;
@@ -60,6 +61,20 @@ pub fn decode_path(raw: &str) -> Result<String, UrlError> {
         return Err(UrlError::DotSegment);
     }
     Ok(path)
+}
+
+/// The host of `http://HOST[:PORT][/PATH]` or the same with `https`, if it can be called: minreq takes no address of version 6, and any number
+/// for a port.
+#[must_use]
+pub fn host(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
+    let is_port = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|n| n > 0);
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+    let is_path = |b: u8| b.is_ascii_graphic() && !b"?#\"\\".contains(&b);
+    let good = !host.is_empty() && host.bytes().all(is_name) && port.is_none_or(is_port) && path.bytes().all(is_path);
+    good.then_some(host)
 }
 
 /// A query's fields in their order.
@@ -126,6 +141,36 @@ mod tests {
             ("/%ff", UrlError::BadEncoding),
         ] {
             assert_eq!(decode_path(raw), Err(error), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_can_be_called_has_a_name_and_a_port() {
+        for (url, name) in [
+            ("https://api.telegram.org", "api.telegram.org"),
+            ("http://127.0.0.1:8081/bots/", "127.0.0.1"),
+            ("http://a_b-c:65535", "a_b-c"),
+        ] {
+            assert_eq!(host(url), Some(name), "{url}");
+        }
+        for bad in [
+            "ftp://x",
+            "http://",
+            "http:///x",
+            "http://x:port",
+            "http://x:",
+            "http://x:0",
+            "http://a b",
+            "https://u@h",
+            "http://x:99999",
+            "http://x:+80",
+            "http://[::1]:81",
+            "https://h/a?b",
+            "https://h/#a",
+            "https://h?a",
+            "https://ä",
+        ] {
+            assert_eq!(host(bad), None, "{bad}");
         }
     }
 

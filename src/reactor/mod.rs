@@ -135,19 +135,20 @@ impl<O: Copy> Reactor<O> {
         Rc::clone(&self.io)
     }
 
-    /// Sleeps until an event, the bell or `timeout`, and puts who is ready into `ready`. `idle` is asked once the bell can be
+    /// Sleeps until an event, the bell or `deadline`, and puts who is ready into `ready`. `idle` is asked once the bell can be
     /// heard: it says that nothing was queued meanwhile, and so closes the gap between looking and sleeping.
     ///
     /// # Errors
     /// The system's; an interrupted call is none.
     pub fn wait(
         &mut self,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
         idle: impl FnOnce() -> bool,
         ready: &mut Vec<(O, Ready)>,
     ) -> io::Result<Instant> {
         self.bell.asleep.store(true, Ordering::SeqCst);
-        let timeout = if idle() { timeout } else { Some(Duration::ZERO) };
+        let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = if idle() { left() } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(&mut self.events, timeout);
         self.bell.asleep.store(false, Ordering::SeqCst);
         match polled {
@@ -169,5 +170,22 @@ impl<O: Copy> Reactor<O> {
             }
         }
         Ok(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_passed_during_the_turn_is_not_waited_for_again() {
+        let mut reactor = Reactor::<u8>::new().expect("epoll");
+        let half = Duration::from_millis(500);
+        let due = Instant::now() + half;
+        // A turn that takes longer than there was to wait.
+        std::thread::park_timeout(half * 2);
+        let began = Instant::now();
+        let now = reactor.wait(Some(due), || true, &mut Vec::new()).expect("a wait");
+        assert!(now >= due && now - began < half, "{:?} late", now - began);
     }
 }

@@ -1,6 +1,10 @@
 //! How long the loop's turns are, and who is to blame: time is read after each thing that was done, which costs some tens of nanoseconds.
 
+use std::fmt;
 use std::time::{Duration, Instant};
+
+/// Between two lines about slow turns.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What was done: its kind, and which of them.
 pub type Deed = (&'static str, u64);
@@ -58,9 +62,80 @@ impl Pulse {
     }
 }
 
+/// A turn that kept everybody waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slow {
+    /// The turn.
+    pub turn: Turn,
+    /// The story that was polled longest in it, and for how long.
+    pub story: Option<(&'static str, Duration)>,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Turn { took, slowest: (kind, _), slowest_took } = self.turn;
+        write!(f, "{} ms, {} of them for this", took.as_millis(), slowest_took.as_millis())?;
+        match self.story.filter(|_| kind == "stories") {
+            Some((name, took)) => write!(f, ", the longest of them {name:?} for {} ms", took.as_millis()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Slow turns that are not told, because one just was: how many, and the worst of them.
+#[derive(Default)]
+pub struct SlowTurns {
+    told: Option<Instant>,
+    untold: u64,
+    worst: Option<Slow>,
+}
+
+impl SlowTurns {
+    /// What to tell of this turn, and of those that were not told since the last line; nothing while that is fresh.
+    pub fn see(&mut self, slow: Slow, now: Instant) -> Option<String> {
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < PAUSE) {
+            self.untold += 1;
+            if self.worst.is_none_or(|worst| slow.turn.took > worst.turn.took) {
+                self.worst = Some(slow);
+            }
+            return None;
+        }
+        self.told = Some(now);
+        let (untold, worst) = (std::mem::take(&mut self.untold), self.worst.take());
+        let before = worst.map_or_else(String::new, |worst| {
+            let (kind, id) = worst.turn.slowest;
+            format!("; {untold} more since the last such line, the worst of {kind} {id}: {worst}")
+        });
+        Some(format!("{slow}{before}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slow_turns_that_are_not_told_at_once_are_counted_and_the_worst_is_named() {
+        let (mut turns, began) = (SlowTurns::default(), Instant::now());
+        let mut see = |millis, slowest, story, at| {
+            let (took, slowest_took) = (Duration::from_millis(millis), Duration::from_millis(millis - 5));
+            let turn = Turn { took, slowest, slowest_took };
+            turns.see(Slow { turn, story }, began + Duration::from_millis(at))
+        };
+        let launch = Some(("launch", Duration::from_millis(180)));
+        assert_eq!(see(60, ("connection", 7), launch, 0).as_deref(), Some("60 ms, 55 of them for this"));
+        assert_eq!(see(70, ("listener", 0), None, 100), None);
+        assert_eq!(see(190, ("stories", 0), launch, 300), None);
+        assert_eq!(see(80, ("screen", 9), None, 900), None);
+        let wanted = "90 ms, 85 of them for this; 3 more since the last such line, the worst of stories 0: 190 ms, 185 of them for this, \
+            the longest of them \"launch\" for 180 ms";
+        assert_eq!(see(90, ("answer", 7), None, 1000).as_deref(), Some(wanted));
+        assert_eq!(
+            see(60, ("answer", 7), None, 2100).as_deref(),
+            Some("60 ms, 55 of them for this"),
+            "they are told once"
+        );
+    }
 
     #[test]
     fn the_slowest_deed_of_a_turn_is_told() {

@@ -104,15 +104,15 @@ impl<O: Copy> Clock<O> {
         Sleep(state)
     }
 
-    /// The earliest thing to wait for: how long the loop may sleep.
+    /// The earliest thing to wait for: until when the loop may sleep. A time and not a length: the turn that asks has taken some already.
     #[must_use]
-    pub fn next_timeout(&self) -> Option<Duration> {
+    pub fn next_deadline(&self) -> Option<Instant> {
         let mut heap = self.0.heap.borrow_mut();
         while let Some(top) = heap.peek() {
             match &top.kind {
                 Kind::Sleep(state) if state.strong_count() == 0 => drop(heap.pop()),
                 Kind::Owner(_, Some(life)) if life.strong_count() == 0 => drop(heap.pop()),
-                _ => return Some(top.at.saturating_duration_since(self.now())),
+                _ => return Some(top.at),
             }
         }
         None
@@ -176,19 +176,19 @@ mod tests {
         for (ms, owner) in [(20, 'b'), (10, 'a'), (20, 'c'), (500, 'd')] {
             clock.at(start + Duration::from_millis(ms), owner);
         }
-        assert_eq!(clock.next_timeout(), Some(Duration::from_millis(10)));
+        assert_eq!(clock.next_deadline(), Some(start + Duration::from_millis(10)));
         assert_eq!(clock.pop_due(), None);
         clock.set_now(start + Duration::from_millis(20));
         let due: Vec<char> = std::iter::from_fn(|| clock.pop_due()).map(|Due(o)| o).collect();
         assert_eq!(due, ['a', 'b', 'c']);
-        assert_eq!(clock.next_timeout(), Some(Duration::from_millis(480)));
+        assert_eq!(clock.next_deadline(), Some(start + Duration::from_millis(500)));
     }
 
     #[test]
     fn a_dropped_sleep_does_not_wake_the_loop() {
         let clock = Clock::<u8>::new(Instant::now());
         drop(clock.sleep(Duration::from_secs(1)));
-        assert_eq!(clock.next_timeout(), None);
+        assert_eq!(clock.next_deadline(), None);
     }
 
     /// Found by counting an idle server's wake-ups: each closed connection had left one behind.
@@ -198,9 +198,9 @@ mod tests {
         let clock = Clock::new(start);
         let life = Rc::new(());
         clock.at_while(start + Duration::from_secs(1), 'a', &life);
-        assert_eq!(clock.next_timeout(), Some(Duration::from_secs(1)));
+        assert_eq!(clock.next_deadline(), Some(start + Duration::from_secs(1)));
         drop(life);
-        assert_eq!(clock.next_timeout(), None);
+        assert_eq!(clock.next_deadline(), None);
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub struct Point {
 }
 
 impl Point {
-    fn of(sample: &Sample) -> Self {
+    fn of(sample: &Sample, cpu: f64) -> Self {
         Self {
             at: sample.at,
-            cpu: sample.cpu_percent,
+            cpu,
             memory: sample.memory_percent(),
             disk: sample.volumes.first().map_or(0.0, |volume| volume.percent),
             load: sample.load[0],
@@ -70,9 +70,11 @@ fn push(ring: &mut VecDeque<Point>, point: Point, bound: usize) {
 }
 
 impl History {
-    /// Adds a sample.
+    /// Adds a sample; one of unknown processors leaves a gap.
     pub fn add(&mut self, sample: &Sample) {
-        self.add_point(Point::of(sample));
+        if let Some(cpu) = sample.cpu_percent {
+            self.add_point(Point::of(sample, cpu));
+        }
     }
 
     fn add_point(&mut self, point: Point) {

@@ -6,8 +6,9 @@
 //!
 //! Must not: signal processes, write to the database, grow without bound. A QEMU that is gone is forgotten here by itself, should word of it be lost.
 
+pub mod aside;
+pub mod call;
 pub mod history;
-pub mod post;
 pub mod probe;
 pub mod report;
 pub mod rules;
@@ -18,6 +19,7 @@ pub mod thresholds;
 use crate::config::{self, Alerts};
 use crate::proto::procfs::{self, Memory};
 use crate::reactor::task::{Answer, Promise, oneshot};
+use aside::Aside;
 use jiff::Timestamp;
 use probe::Probe;
 use rules::{Event, Kind, Rules};
@@ -50,6 +52,8 @@ pub struct Watched {
     pub vmid: String,
     /// The owner's login name.
     pub user: String,
+    /// Where its control group tells what it reads and writes.
+    pub io: Option<PathBuf>,
 }
 
 /// What a QEMU uses.
@@ -61,16 +65,16 @@ pub struct VmLoad {
     pub user: String,
     /// Its process id.
     pub pid: u32,
-    /// Percent of one processor.
-    pub cpu_percent: f64,
-    /// Bytes of memory.
+    /// Percent of one processor; `None` at the first look, or when it could not be read.
+    pub cpu_percent: Option<f64>,
+    /// Bytes of memory, when it was last read.
     pub rss: u64,
     /// Threads.
     pub threads: u64,
-    /// Bytes read from disks in a second.
-    pub read_bps: f64,
+    /// Bytes read from disks in a second; `None` where that cannot be known.
+    pub read_bps: Option<f64>,
     /// Bytes written to disks in a second.
-    pub write_bps: f64,
+    pub write_bps: Option<f64>,
 }
 
 /// A process among the busiest.
@@ -119,6 +123,8 @@ pub struct Volume {
     pub percent: f64,
     /// Files in use, in percent of those there can be.
     pub inodes_percent: f64,
+    /// It was measured just now; otherwise it does not answer, and this is what it said last.
+    pub is_measured: bool,
 }
 
 /// The server's own process.
@@ -143,8 +149,8 @@ pub struct Own {
 pub struct Sample {
     /// When, in seconds since 1970.
     pub at: i64,
-    /// Processors in use, in percent of all.
-    pub cpu_percent: f64,
+    /// Processors in use, in percent of all; `None` when that could not be read.
+    pub cpu_percent: Option<f64>,
     /// How many there are; 0 when they could not be read.
     pub cpus: u32,
     /// Load over one, five and fifteen minutes.
@@ -157,8 +163,6 @@ pub struct Sample {
     pub volumes: Vec<Volume>,
     /// The network's traffic.
     pub network: Rates,
-    /// The disks'.
-    pub disks: Rates,
     /// The QEMUs.
     pub vms: Vec<VmLoad>,
     /// This server.
@@ -238,9 +242,6 @@ impl Sampler {
         let (inbox, words) = sync_channel(INBOX);
         let told = Arc::new(telegram::Counts::default());
         let telegram = telegram::Bot::of(&config.telegram).map(|bot| telegram::start(bot, Arc::clone(&told)));
-        if telegram.is_none() && config.telegram.bot_token.is_some() && config.telegram.chat_id.is_some() {
-            log::warn!("alerts are only logged: TG_API_BASE is not understood");
-        }
         let state = State::new(Path::new("/proc"), config, telegram.transpose()?, Arc::clone(&told));
         std::thread::Builder::new().name("sampler".into()).spawn(move || run(state, &words))?;
         Ok(Self { inbox, told })
@@ -286,7 +287,8 @@ struct State {
     host: String,
     interval: Duration,
     began: Instant,
-    walk: Option<Walk>,
+    /// A step of the walk an answer.
+    walk: Option<Aside<Option<Storage>>>,
     walk_next: Instant,
     storage: Option<Arc<Storage>>,
     logins: HashMap<String, String>,
@@ -365,12 +367,16 @@ impl State {
         }
     }
 
-    /// Goes on with the walk; true when it came to its end just now.
+    /// Goes on with the walk; true when it came to its end just now. Its steps are done aside: a disk that hangs holds up the walk alone.
     fn walk(&mut self, now: Instant) -> bool {
         if self.walk.is_none() && now >= self.walk_next {
-            self.walk = Some(Walk::new(&self.base));
+            let mut walk = Walk::new(&self.base);
+            self.walk = Aside::start("walk", move || walk.step()).ok();
         }
-        let Some(found) = self.walk.as_mut().and_then(Walk::step) else { return false };
+        let Some(walk) = &mut self.walk else { return false };
+        let found = walk.answer(Duration::ZERO).flatten();
+        walk.ask();
+        let Some(found) = found else { return false };
         self.storage = Some(Arc::new(found));
         self.walk = None;
         self.walk_next = now + WALK_PAUSE;
@@ -393,7 +399,8 @@ impl State {
             storage: self.storage.as_deref(),
             logins: &self.logins,
             offenders,
-            pauses: paused && stops,
+            paused,
+            stops,
         };
         let message = report::message(event, &around);
         let (name, text) = (kind.name(), message.plain());
@@ -448,14 +455,14 @@ pub fn host_name() -> String {
 
 fn run(mut state: State, words: &Receiver<Watch>) {
     let mut next = Instant::now();
-    for path in state.probe.unreadable_volumes() {
+    // Nothing to compare with yet: this look is the ground of the next one's rates.
+    drop(state.probe.sample(&mut state.watched, next));
+    for path in state.probe.unmeasured_volumes() {
         log::warn!(
             "alerts.volumes: {} is not watched, it cannot be measured; correct its name or mount it",
             path.display()
         );
     }
-    // Nothing to compare with yet: this look is the ground of the next one's rates.
-    drop(state.probe.sample(&mut state.watched, next));
     next += FIRST.min(state.interval);
     loop {
         match words.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -472,9 +479,14 @@ fn run(mut state: State, words: &Receiver<Watch>) {
         if catch_unwind(AssertUnwindSafe(|| state.sample(now))).is_err() {
             log::error!("a sample panicked; the next one is tried");
         }
-        // A host that stood still is not measured many times at once.
-        next = (next + state.interval).max(now);
+        next = following(next, now, state.interval);
     }
+}
+
+/// When the sample after the one of `now` is due. A host that stood still is not measured twice at once: a rate over no time is none.
+fn following(due: Instant, now: Instant, interval: Duration) -> Instant {
+    let next = due + interval;
+    if next > now { next } else { now + interval }
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@ fn config(folder: &Path, alerts: &str) -> Config {
 /// What the thread's state tells after each of some looks, a second apart.
 fn reports(state: &mut State, host: &Path, busy: &[u64]) -> Vec<Report> {
     let mut now = Instant::now();
-    let mut sum = 0;
+    let (mut sum, mut idle) = (0, 1000);
     let mut reports = Vec::new();
     for ticks in busy {
         sum += ticks;
         write_host(host, 3, sum, 0, 0);
+        idle += 100_u64.saturating_sub(*ticks);
+        std::fs::write(host.join("stat"), format!("cpu  {sum} 0 0 {idle} 0\ncpu0 {sum} 0 0 {idle} 0\n")).expect("stat");
         now += Duration::from_secs(1);
         let (answer, promise) = oneshot();
         state.take(Watch::Next(answer));
@@ -34,7 +36,7 @@ fn an_overloaded_host_is_told_once_pauses_launches_and_recovers() {
     let host = folder.path().join("proc");
     let mut state = State::new(&host, &config, None, Arc::default());
     state.watched = watched(3);
-    // The idle counter of the made-up host stands still, so any work at all is 100 %, and none of it 0 %.
+    // Of a hundred ticks each.
     let told = reports(&mut state, &host, &[100, 100, 100, 100, 0, 0, 0, 0]);
     let paused: Vec<bool> = told.iter().map(|report| report.pause.is_some()).collect();
     assert_eq!(paused, [false, false, true, true, true, false, false, false], "{told:?}");
@@ -88,7 +90,7 @@ fn the_thread_answers_with_a_sample_of_this_host_and_ends_with_its_handle() {
     let sampler = Sampler::start(&config(folder.path(), "sample_seconds = 1")).expect("threads");
     let own = std::process::id();
     let start = crate::sys::process::start_time(own).expect("proc").expect("this process");
-    sampler.add(Watched { pid: own, start, vmid: "c9a2f1c9a2f1".into(), user: "alice".into() });
+    sampler.add(Watched { pid: own, start, vmid: "c9a2f1c9a2f1".into(), user: "alice".into(), io: None });
     let report = crate::work::tests::run(sampler.next()).expect("a report");
     let vm = &report.sample.vms[0];
     assert!(vm.rss > 0 && vm.threads > 0 && vm.user == "alice", "{report:?}");
@@ -96,4 +98,12 @@ fn the_thread_answers_with_a_sample_of_this_host_and_ends_with_its_handle() {
     sampler.remove(own);
     let next = crate::work::tests::run(sampler.next()).expect("a report");
     assert_eq!(next.sample.vms, []);
+}
+
+#[test]
+fn after_a_stall_the_next_sample_is_an_interval_away() {
+    let (due, five) = (Instant::now(), Duration::from_secs(5));
+    let after = |late| following(due, due + Duration::from_secs(late), five) - due;
+    assert_eq!([after(0), after(4)], [five, five], "a sample that is a little late moves no other");
+    assert_eq!([after(5), after(60)], [five * 2, five * 13]);
 }

@@ -27,8 +27,10 @@ pub struct Around<'a> {
     pub logins: &'a HashMap<String, String>,
     /// The busiest processes: by processor time, and by memory.
     pub offenders: &'a (Vec<Offender>, Vec<Offender>),
-    /// Launches wait because of this alert.
-    pub pauses: bool,
+    /// Launches wait, for this alert or another.
+    pub paused: bool,
+    /// Alerts such as this one make launches wait.
+    pub stops: bool,
 }
 
 fn plain(text: impl Into<String>) -> Piece {
@@ -136,7 +138,12 @@ fn consumers(kind: Kind, subject: &str, around: &Around<'_>) -> Vec<Piece> {
             let all = if kind == Kind::Cpu { by_cpu } else { by_memory };
             for one in all.iter().take(NAMED) {
                 let much = if kind == Kind::Cpu { format!("{:.0}%", one.cpu_percent) } else { size(one.rss) };
-                name(&mut line, &one.name, much, around.sample.vms.iter().find(|vm| vm.pid == one.pid));
+                name(
+                    &mut line,
+                    &format!("{} {}", one.name, one.pid),
+                    much,
+                    around.sample.vms.iter().find(|vm| vm.pid == one.pid),
+                );
             }
             if all.is_empty() {
                 // Nobody looked at all processes yet; the VMs are known.
@@ -177,7 +184,7 @@ fn consumers(kind: Kind, subject: &str, around: &Around<'_>) -> Vec<Piece> {
 }
 
 fn used(vm: &VmLoad) -> String {
-    format!("{:.0}%, {}", vm.cpu_percent, size(vm.rss))
+    vm.cpu_percent.map_or_else(|| size(vm.rss), |cpu| format!("{cpu:.0}%, {}", size(vm.rss)))
 }
 
 fn comma(line: &mut Vec<Piece>) {
@@ -199,26 +206,28 @@ fn name(line: &mut Vec<Piece>, name: &str, much: String, vm: Option<&VmLoad>) {
 fn vms(line: &mut Vec<Piece>, kind: Kind, around: &Around<'_>) {
     let mut all: Vec<&VmLoad> = around.sample.vms.iter().collect();
     all.sort_by(|a, b| match kind {
-        Kind::Cpu => b.cpu_percent.total_cmp(&a.cpu_percent),
+        Kind::Cpu => b.cpu_percent.unwrap_or(0.0).total_cmp(&a.cpu_percent.unwrap_or(0.0)),
         _ => b.rss.cmp(&a.rss),
     });
     for vm in all.into_iter().take(NAMED) {
-        name(line, "qemu-system-x86", used(vm), Some(vm));
+        name(line, &format!("qemu-system-x86 {}", vm.pid), used(vm), Some(vm));
     }
 }
 
 fn action(event: &Event, around: &Around<'_>, recovered: bool) -> String {
     let below = shown(event.key.0, event.rule.calm_below());
-    match (around.pauses, recovered, event.key.0) {
-        (true, false, _) => format!("new launches are paused (503) until it is below {below}; running VMs go on"),
-        (false, false, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes) => {
-            "none by the server; new launches go on".into()
+    let is_hosts = matches!(event.key.0, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes);
+    match (around.paused, recovered, event.key.0) {
+        (true, false, _) if around.stops => {
+            format!("new launches are paused (503) until it is below {below}; running VMs go on")
         }
+        (true, false, _) if is_hosts => "none by the server for this; new launches wait for another alert".into(),
+        (false, false, _) if is_hosts => "none by the server; new launches go on".into(),
         (_, false, Kind::UserStorage) => "none by the server; ask them to remove images, disks or snapshots".into(),
         (_, false, _) => "none by the server; an administrator can stop the VM".into(),
-        (true, true, _) => "new launches still wait, for another alert".into(),
-        (false, true, Kind::Cpu | Kind::Memory | Kind::Disk | Kind::Inodes) => "new launches go on".into(),
-        (false, true, _) => "none".into(),
+        (true, true, _) if is_hosts => "new launches still wait, for another alert".into(),
+        (false, true, _) if is_hosts => "new launches go on".into(),
+        (_, true, _) => "none".into(),
     }
 }
 
@@ -233,16 +242,23 @@ mod tests {
         Event { key: (kind, subject.into()), change, value, rule }
     }
 
-    fn told(event: &Event, pauses: bool) -> (String, String) {
+    fn told(event: &Event, paused: bool) -> (String, String) {
         let vm = VmLoad {
             vmid: "c9a2f1c9a2f1".into(),
             user: "ali<ce>".into(),
             pid: 7,
-            cpu_percent: 312.4,
+            cpu_percent: Some(312.4),
             rss: 3 << 30,
             ..VmLoad::default()
         };
-        let volume = Volume { path: "/var/lib/vmshare".into(), total: 1, free: 0, percent: 92.0, inodes_percent: 1.0 };
+        let volume = Volume {
+            path: "/var/lib/vmshare".into(),
+            total: 1,
+            free: 0,
+            percent: 92.0,
+            inodes_percent: 1.0,
+            is_measured: true,
+        };
         let sample = Sample { vms: vec![vm], volumes: vec![volume], ..Sample::default() };
         let storage = Storage {
             folders: vec![("runs".into(), 120 << 30), ("uploads".into(), 64 << 30)],
@@ -258,7 +274,8 @@ mod tests {
             storage: Some(&storage),
             logins: &logins,
             offenders: &offenders,
-            pauses,
+            paused,
+            stops: event.key.0 == Kind::Cpu,
         };
         let message = message(event, &around);
         (message.html(), message.plain())
@@ -268,10 +285,10 @@ mod tests {
     fn high_cpu_is_told_with_its_processes_users_and_the_action() {
         let (html, plain) = told(&event(Kind::Cpu, "host", Change::Fired, 97.3), true);
         let wanted = "🚨 <b>High CPU on vmshare-host1</b>\nTime: 2025-09-09 10:11:03Z\nNow: 97% (limit 90% for 60 s)\n\
-            Top processes: qemu-system-x86 (312%, user ali&lt;ce&gt;, vmid=<code>c9a2f1c9a2f1</code>), postgres (120%)\n\
+            Top processes: qemu-system-x86 7 (312%, user ali&lt;ce&gt;, vmid=<code>c9a2f1c9a2f1</code>), postgres 8 (120%)\n\
             Action: new launches are paused (503) until it is below 86%; running VMs go on";
         assert_eq!(html, wanted);
-        assert!(plain.contains("user ali<ce>, vmid=c9a2f1c9a2f1), postgres (120%)"), "{plain}");
+        assert!(plain.contains("user ali<ce>, vmid=c9a2f1c9a2f1), postgres 8 (120%)"), "{plain}");
     }
 
     #[test]
@@ -284,6 +301,25 @@ mod tests {
     }
 
     #[test]
+    fn an_alert_that_makes_nothing_wait_tells_of_the_one_that_does() {
+        let action = |kind, subject, change, paused| {
+            let (_, plain) = told(&event(kind, subject, change, 95.0), paused);
+            plain.lines().last().expect("a line").to_owned()
+        };
+        let over = Change::Recovered { after: 60 };
+        for (change, paused, wanted) in [
+            (Change::Fired, false, "Action: none by the server; new launches go on"),
+            (Change::Fired, true, "Action: none by the server for this; new launches wait for another alert"),
+            (over, false, "Action: new launches go on"),
+            (over, true, "Action: new launches still wait, for another alert"),
+        ] {
+            assert_eq!(action(Kind::Disk, "/srv", change, paused), wanted);
+        }
+        assert_eq!(action(Kind::Cpu, "host", over, true), "Action: new launches still wait, for another alert");
+        assert_eq!(action(Kind::VmCpu, "c9a2f1c9a2f1", over, true), "Action: none");
+    }
+
+    #[test]
     fn the_end_of_an_alert_says_how_long_it_was() {
         let (_, plain) = told(&event(Kind::Memory, "host", Change::Recovered { after: 720 }, 40.0), false);
         let wanted = "✅ Memory is normal again on vmshare-host1\nTime: 2025-09-09 10:11:03Z\n\
@@ -291,7 +327,7 @@ mod tests {
         assert_eq!(plain, wanted);
         let (_, plain) = told(&event(Kind::Memory, "host", Change::Fired, 99.0), false);
         assert!(
-            plain.contains("Top processes: qemu-system-x86 (312%, 3.0G, user ali<ce>, vmid=c9a2f1c9a2f1)"),
+            plain.contains("Top processes: qemu-system-x86 7 (312%, 3.0G, user ali<ce>, vmid=c9a2f1c9a2f1)"),
             "{plain}"
         );
         assert_eq!([shown(Kind::UserStorage, 5e8), shown(Kind::VmMemory, 5e10)], ["477M", "47G"]);

@@ -99,36 +99,37 @@ impl Rules {
 
     /// Takes a sample, and what a walk over the storage found last.
     pub fn see(&mut self, sample: &Sample, storage: Option<&Storage>, now: u64) -> Vec<Event> {
-        let mut values: Vec<(Key, f64)> = Vec::with_capacity(8);
-        // A value that could not be read is none.
-        if sample.cpus > 0 {
-            values.push(((Kind::Cpu, HOST.into()), sample.cpu_percent));
-        }
-        if sample.memory.total > 0 {
-            values.push(((Kind::Memory, HOST.into()), sample.memory_percent()));
-        }
-        for Volume { path, percent, inodes_percent, .. } in &sample.volumes {
+        // A value that could not be read is none: it begins no alert and ends none.
+        let mut values: Vec<(Key, Option<f64>)> = Vec::with_capacity(8);
+        values.push(((Kind::Cpu, HOST.into()), sample.cpu_percent));
+        let memory = Some(sample.memory_percent()).filter(|_| sample.memory.total > 0);
+        values.push(((Kind::Memory, HOST.into()), memory));
+        for Volume { path, percent, inodes_percent, is_measured, .. } in &sample.volumes {
             let path = path.to_string_lossy().into_owned();
-            values.push(((Kind::Disk, path.clone()), *percent));
-            values.push(((Kind::Inodes, path), *inodes_percent));
+            values.push(((Kind::Disk, path.clone()), is_measured.then_some(*percent)));
+            values.push(((Kind::Inodes, path), is_measured.then_some(*inodes_percent)));
         }
         #[allow(clippy::cast_precision_loss)]
         {
             let users = storage.map_or(&[][..], |storage| &storage.users);
-            values.extend(users.iter().map(|(user, bytes)| ((Kind::UserStorage, user.clone()), *bytes as f64)));
+            values.extend(users.iter().map(|(user, bytes)| ((Kind::UserStorage, user.clone()), Some(*bytes as f64))));
             for vm in sample.vms.iter().filter(|_| self.settings.vm_cpu_percent > 0 || self.settings.vm_memory_mb > 0) {
                 values.push(((Kind::VmCpu, vm.vmid.clone()), vm.cpu_percent));
-                values.push(((Kind::VmMemory, vm.vmid.clone()), vm.rss as f64));
+                values.push(((Kind::VmMemory, vm.vmid.clone()), Some(vm.rss as f64)));
             }
         }
         self.judge(values, storage.is_some(), now)
     }
 
-    fn judge(&mut self, values: Vec<(Key, f64)>, knows_storage: bool, now: u64) -> Vec<Event> {
+    fn judge(&mut self, values: Vec<(Key, Option<f64>)>, knows_storage: bool, now: u64) -> Vec<Event> {
         let mut events = Vec::new();
         let mut there = BTreeSet::new();
         for (key, value) in values {
             let Some(rule) = self.rule(key.0, &key.1) else { continue };
+            let Some(value) = value else {
+                there.insert(key);
+                continue;
+            };
             let known = self.states.get(&key).copied();
             let is_full = || self.states.keys().filter(|(kind, _)| *kind == key.0).count() >= FOLLOWED;
             if known.is_none() && (value <= rule.limit || is_full()) {
@@ -215,8 +216,9 @@ mod tests {
 
     fn sample(cpu: f64, available: u64, disk: f64) -> Sample {
         let memory = Memory { total: 100, available, swap_total: 0, swap_free: 0 };
-        let volume = Volume { path: "/srv".into(), total: 100, free: 5, percent: disk, inodes_percent: 1.0 };
-        Sample { cpus: 2, cpu_percent: cpu, memory, volumes: vec![volume], ..Sample::default() }
+        let volume =
+            Volume { path: "/srv".into(), total: 100, free: 5, percent: disk, inodes_percent: 1.0, is_measured: true };
+        Sample { cpus: 2, cpu_percent: Some(cpu), memory, volumes: vec![volume], ..Sample::default() }
     }
 
     fn names(events: &[Event]) -> Vec<(&'static str, &str, Change)> {
@@ -275,14 +277,29 @@ mod tests {
             folders: Vec::new(),
         };
         let mut seen = sample(1.0, 50, 1.0);
-        seen.vms = vec![VmLoad { vmid: "v1".into(), cpu_percent: 200.0, rss: 5, ..VmLoad::default() }];
+        seen.vms = vec![VmLoad { vmid: "v1".into(), cpu_percent: Some(200.0), rss: 5, ..VmLoad::default() }];
         let fired = rules.see(&seen, Some(&storage(&[("u1", 2 << 20), ("u2", 5)])), 0);
         assert_eq!(names(&fired), [("user_storage", "u1", Change::Fired), ("vm_cpu", "v1", Change::Fired)]);
+        // It could not be read once.
+        seen.vms[0].cpu_percent = None;
+        assert_eq!(rules.see(&seen, None, 1), []);
         // A sample without a walk says nothing of users; the VM has ended.
         seen.vms.clear();
         assert_eq!(names(&rules.see(&seen, None, 5)), [("vm_cpu", "v1", Change::Recovered { after: 5 })]);
         let over = rules.see(&seen, Some(&storage(&[("u2", 5)])), 9);
         assert_eq!(names(&over), [("user_storage", "u1", Change::Recovered { after: 9 })]);
+    }
+
+    #[test]
+    fn a_volume_that_does_not_answer_begins_no_alert_and_ends_none() {
+        let mut rules = rules(|set| set.for_seconds = 0);
+        let mut silent = |disk, now, is_measured| {
+            let mut seen = sample(1.0, 50, disk);
+            seen.volumes[0].is_measured = is_measured;
+            rules.see(&seen, None, now).len()
+        };
+        assert_eq!([silent(99.0, 0, false), silent(99.0, 5, true), silent(1.0, 10, false)], [0, 1, 0]);
+        assert_eq!(silent(1.0, 15, true), 1, "it is over");
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! are too many the oldest is given up. A refusal is final (the settings are wrong, and only a person can mend them); everything else is tried
 //! again, with pauses that grow, or as long as the API asks for. The token is part of the path and appears in no log line.
 
-use super::post::{self, Address};
+use super::call;
 use crate::config;
-use crate::net::tls_client::ClientSettings;
 use crate::proto::telegram::{Message, Verdict, body, verdict};
+use crate::proto::url;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,11 +44,11 @@ pub struct Counts {
 
 /// One bot and one chat.
 pub struct Bot {
-    address: Address,
-    /// `/bot<token>/sendMessage`: never to be shown.
-    path: String,
+    host: String,
+    /// With the token in it: never to be shown.
+    url: String,
     chat: String,
-    tls: Option<ClientSettings>,
+    limit: Duration,
 }
 
 impl Bot {
@@ -56,12 +56,14 @@ impl Bot {
     #[must_use]
     pub fn of(settings: &config::Telegram) -> Option<Self> {
         let (token, chat) = (settings.bot_token.as_ref()?, settings.chat_id.clone()?);
-        let path = format!("/bot{}/sendMessage", token.reveal());
-        Some(Self { address: Address::parse(&settings.api_base)?, path, chat, tls: None })
+        let host = url::host(&settings.api_base)?.to_owned();
+        let url = format!("{}/bot{}/sendMessage", settings.api_base, token.reveal());
+        Some(Self { host, url, chat, limit: CALL })
     }
 
     /// Sends one message. Blocks, at most for some seconds.
-    pub fn send(&mut self, message: &Message) -> Verdict {
+    #[must_use]
+    pub fn send(&self, message: &Message) -> Verdict {
         match self.call(&message.html(), true) {
             // Better without bold than not at all.
             Verdict::Refused { tags: true, .. } => self.call(&message.plain(), false),
@@ -69,8 +71,8 @@ impl Bot {
         }
     }
 
-    fn call(&mut self, text: &str, is_html: bool) -> Verdict {
-        match post::json(&self.address, &mut self.tls, &self.path, &body(&self.chat, text, is_html), CALL) {
+    fn call(&self, text: &str, is_html: bool) -> Verdict {
+        match call::json(&self.host, &self.url, body(&self.chat, text, is_html), self.limit) {
             Ok((status, body)) => verdict(status, &body),
             Err(why) => Verdict::Trouble(why),
         }
@@ -125,11 +127,11 @@ impl Waiting {
 /// The system's, when no thread can be made.
 pub fn start(bot: Bot, counts: Arc<Counts>) -> std::io::Result<SyncSender<Outgoing>> {
     let (sender, messages) = sync_channel(QUEUE);
-    std::thread::Builder::new().name("telegram".into()).spawn(move || run(bot, &messages, &counts))?;
+    std::thread::Builder::new().name("telegram".into()).spawn(move || run(&bot, &messages, &counts))?;
     Ok(sender)
 }
 
-fn run(mut bot: Bot, messages: &Receiver<Outgoing>, counts: &Counts) {
+fn run(bot: &Bot, messages: &Receiver<Outgoing>, counts: &Counts) {
     let mut waiting = Waiting::default();
     loop {
         let now = Instant::now();
@@ -188,40 +190,5 @@ fn tell(verdict: &Verdict, waiting: &mut Waiting, counts: &Counts) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn about(name: impl Into<String>) -> Outgoing {
-        Outgoing { about: name.into(), message: Message::default() }
-    }
-
-    #[test]
-    fn of_two_about_the_same_the_newer_waits_and_too_many_cost_the_oldest() {
-        let mut waiting = Waiting::default();
-        assert_eq!((0..QUEUE as u64).map(|n| waiting.add(about(n.to_string()))).sum::<u64>(), 0);
-        assert_eq!((waiting.add(about("3")), waiting.queue.len()), (0, QUEUE));
-        assert_eq!(waiting.queue.back().map(|one| one.about.as_str()), Some("3"));
-        assert_eq!((waiting.add(about("new")), waiting.queue.len()), (1, QUEUE));
-        assert_eq!(waiting.queue.front().map(|one| one.about.as_str()), Some("1"));
-    }
-
-    #[test]
-    fn pauses_grow_with_trouble_and_are_as_long_as_the_api_asks() {
-        let now = Instant::now();
-        let trouble = Verdict::Trouble("x".into());
-        let mut waiting = Waiting::default();
-        waiting.add(about("a"));
-        let mut pauses = Vec::new();
-        for _ in 0..11 {
-            assert!(!waiting.after(&trouble, now));
-            pauses.push((waiting.next.expect("a next try") - now).as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert!(!waiting.after(&Verdict::Wait(7), now));
-        assert_eq!(waiting.next, Some(now + Duration::from_secs(7)));
-        assert!(waiting.after(&Verdict::Sent, now) && waiting.queue.is_empty());
-        waiting.add(about("b"));
-        assert!(!waiting.after(&trouble, now));
-        assert_eq!(waiting.next, Some(now + PAUSE.0), "the pauses begin anew");
-    }
-}
+#[path = "telegram_tests.rs"]
+mod tests;

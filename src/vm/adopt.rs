@@ -87,7 +87,7 @@ async fn adopt(cx: &Cx, row: VmRow) -> bool {
             return true;
         }
         Err(why) => {
-            log::info!(vmid:% = row.vmid; "vm of a former server: {why}");
+            log::info!(vmid:% = row.vmid, user = row.user_login.as_str(); "vm of a former server: {why}");
             return gone(cx, &row, why).await;
         }
     };
@@ -103,7 +103,7 @@ async fn adopt(cx: &Cx, row: VmRow) -> bool {
     }
     scroll::take_back(cx, &process).await;
     if let Err(e) = process.connect_serial(cx) {
-        log::warn!(vmid:% = row.vmid; "its serial console does not answer: {e}");
+        log::warn!(vmid:% = row.vmid, user = row.user_login.as_str(); "its serial console does not answer: {e}");
     }
     // The server may have died between calling it running and letting its new disk be the user's.
     disks::keep(cx, row).await;
@@ -213,7 +213,7 @@ async fn bound_again(cx: &Cx, row: &VmRow) {
     let (groups, id) = (Arc::clone(&cx.groups), row.vmid.clone());
     let limits = Limits { memory_mb: row.memory_mb, cpus: row.cpus };
     if let Ok(Err(e)) = cx.disk(move || groups.make(&id, limits).map(drop)).await {
-        log::warn!(vmid:% = row.vmid; "its control groups cannot be set again: {e}");
+        log::warn!(vmid:% = row.vmid, user = row.user_login.as_str(); "its control groups cannot be set again: {e}");
     }
 }
 
@@ -228,7 +228,7 @@ fn take_process(cx: &Cx, row: &VmRow) -> Result<Rc<Process>, &'static str> {
     let vmid = real::vmid_of(row).map_err(|_| GONE)?;
     let accel = if row.accel.as_deref() == Some("kvm") { Accel::Kvm } else { Accel::Tcg };
     let folder = real::run_dir(cx, &row.vmid);
-    let process = Process::adopted(cx, vmid, pid, start, accel, folder).map_err(|_| GONE)?;
+    let process = Process::adopted(cx, (vmid, &row.user_login), pid, start, accel, folder).map_err(|_| GONE)?;
     host::watch(cx, row, &process);
     Ok(process)
 }
@@ -271,7 +271,7 @@ async fn sweep(cx: &Cx, kept: HashSet<String>, known: HashSet<String>) {
             }
             match std::fs::remove_dir_all(entry.path()) {
                 Ok(()) => log::info!(vmid:% = name; "run folder without a vm removed"),
-                Err(e) => log::error!("{}: {e}", entry.path().display()),
+                Err(e) => log::error!(vmid:% = name; "{}: {e}", entry.path().display()),
             }
         }
     });

@@ -32,7 +32,7 @@ pub(super) async fn plug(cx: &House, process: &Process) {
     let port = json!({ "driver": "virtserialport", "bus": PORTS, "nr": 1, "chardev": AGENT, "name": AGENT_NAME, "id": AGENT_PORT });
     for (command, arguments) in [("chardev-add", json!({ "id": AGENT, "backend": backend })), ("device_add", port)] {
         if let Err(e) = process.ask(cx, command, Some(arguments)).await {
-            log::debug!(vmid:% = process.vmid; "{command} {AGENT}: {e}");
+            log::debug!(vmid:% = process.vmid, user = process.owner(); "{command} {AGENT}: {e}");
         }
     }
 }

@@ -36,6 +36,8 @@ const LEAVING: (u32, Duration) = (50, Duration::from_millis(10));
 /// The leaf for the processes that were in the group before: the server, or whoever holds it.
 const LEAF: &str = "server";
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+/// Of version 1, where it is there: it bounds nothing, it counts.
+const BLKIO: &str = "blkio";
 
 /// What a VM may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +203,17 @@ impl Groups {
             .any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
     }
 
+    /// Where the kernel tells what a VM reads and writes.
+    #[must_use]
+    pub fn io_file(&self, vmid: &str) -> Option<PathBuf> {
+        let file = if self.is_v2() { "io.stat" } else { "blkio.throttle.io_service_bytes" };
+        let folders = self.folders(vmid).into_iter();
+        folders
+            .filter(|(does, _)| does.contains(&"io") || does.contains(&BLKIO))
+            .map(|(_, folder)| folder.join(file))
+            .next()
+    }
+
     fn is_v2(&self) -> bool {
         matches!(self.tree, Tree::V2(_))
     }
@@ -295,7 +308,9 @@ fn version_1(own: &str, mounts: &str, mark: &str) -> Result<Vec<(&'static str, P
         let _ = fs::remove_dir(&probe);
         Ok((controller, parent))
     };
-    CONTROLLERS.into_iter().map(of).collect()
+    let mut all: Vec<_> = CONTROLLERS.into_iter().map(of).collect::<Result<_, _>>()?;
+    all.extend(of(BLKIO));
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -334,6 +349,7 @@ mod tests {
         assert_eq!(said("memory.max"), ((2048_u64 + 256 + 256) << 20).to_string());
         assert_eq!((said("cpu.max").as_str(), said("pids.max").as_str()), ("220000 100000", "162"));
         assert_eq!((said("io.weight").as_str(), said("memory.swap.max").as_str()), ("default 50", "0"));
+        assert_eq!(groups.io_file("0a1b2c3d4e5f"), Some(group.join("io.stat")));
         fs::write(group.join("memory.events"), "low 0\noom 1\noom_kill 0\n").unwrap();
         assert!(!groups.was_short_of_memory("0a1b2c3d4e5f"));
         fs::write(group.join("memory.events"), "low 0\noom 1\noom_kill 1\n").unwrap();
@@ -366,13 +382,14 @@ mod tests {
         assert!(service.unwrap_err().contains("vmshare-vms.service"));
         let without = Groups::of(Path::new("/srv"), None, "", "");
         assert!(without.missing().unwrap().contains("no version 2"), "{without:?}");
+        assert_eq!(without.io_file("0a1b2c3d4e5f"), None);
     }
 
     #[test]
     fn under_version_1_each_controller_has_a_group_and_a_sweep_takes_only_our_own() {
         let folder = tempfile::tempdir().unwrap();
         let (mut own, mut mounts) = (String::new(), String::new());
-        for (n, controllers) in ["memory", "cpu,cpuacct", "pids"].iter().enumerate() {
+        for (n, controllers) in ["memory", "cpu,cpuacct", "pids", "blkio"].iter().enumerate() {
             fs::create_dir_all(folder.path().join(controllers).join("here")).unwrap();
             own.push_str(&format!("{n}:{controllers}:/here\n"));
             let place = folder.path().join(controllers);
@@ -380,8 +397,10 @@ mod tests {
         }
         let groups = Groups::of(Path::new("/srv/vm"), None, &own, &mounts);
         assert_eq!(groups.missing(), None);
-        assert_eq!(groups.make("0a1b2c3d4e5f", LIMITS).unwrap().len(), 3);
+        assert_eq!(groups.make("0a1b2c3d4e5f", LIMITS).unwrap().len(), 4);
         let name = format!("vmshare-{}-0a1b2c3d4e5f", groups.mark);
+        let counts = folder.path().join("blkio/here").join(&name).join("blkio.throttle.io_service_bytes");
+        assert_eq!(groups.io_file("0a1b2c3d4e5f"), Some(counts));
         let quota = folder.path().join("cpu,cpuacct/here").join(&name).join("cpu.cfs_quota_us");
         assert_eq!(fs::read_to_string(quota).unwrap(), "220000");
         let memory = folder.path().join("memory/here");

@@ -32,8 +32,9 @@ pub struct Diary {
     writing: Cell<bool>,
     /// The database did not answer the last time.
     away: Cell<bool>,
-    /// What found no room, until that is told.
+    /// What found no room, until that is told, and in all.
     dropped: Cell<u64>,
+    refused: Cell<u64>,
 }
 
 impl Diary {
@@ -43,11 +44,18 @@ impl Diary {
         self.waiting.borrow().len()
     }
 
+    /// Events that found no room.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
     /// False when there is no room.
     fn keep(&self, event: Event, done: Option<Answer<()>>) -> bool {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= MOST {
             self.dropped.set(self.dropped.get() + 1);
+            self.refused.set(self.refused.get() + 1);
             return false;
         }
         // Nobody waits for a database that is away.
@@ -130,5 +138,20 @@ async fn is_settled(cx: &Cx, at: Timestamp, event: Event) -> bool {
             log::error!("an event of {at} cannot be written down: {}", problem.detail);
             true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let diary = Diary::default();
+        let event = || Event::Vm { vmid: "c9a2f1c9a2f1".into(), kind: "reset", detail: String::new() };
+        assert!((0..MOST).all(|_| diary.keep(event(), None)));
+        assert!(!diary.keep(event(), None) && !diary.keep(event(), None));
+        assert_eq!((diary.depth(), diary.refused()), (MOST, 2));
+        diary.waiting.borrow_mut().clear();
     }
 }

@@ -136,7 +136,7 @@ pub async fn keep(cx: &Cx, row: &VmRow) {
     }
     let note = note(cx, row);
     if !matches!(cx.disk(move || store::remove(&note)).await, Ok(Ok(()))) {
-        log::error!(vmid = row.vmid.as_str(); "the note of its new disk cannot be removed");
+        log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "the note of its new disk cannot be removed");
     }
 }
 
@@ -152,6 +152,6 @@ pub async fn take_back(cx: &Cx, row: &VmRow) {
         store::remove(&note)
     });
     if let Ok(Err(e)) = removed.await {
-        log::error!(vmid = row.vmid.as_str(); "its new disk cannot be removed: {e}");
+        log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "its new disk cannot be removed: {e}");
     }
 }

@@ -15,7 +15,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Alerts that wait for the database; of more the oldest are dropped, the log has them.
 const UNWRITTEN: usize = 512;
@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Host {
     report: RefCell<Option<Report>>,
+    /// When the last report came, or when this began.
+    heard: Cell<Option<Instant>>,
     history: RefCell<History>,
     logins: RefCell<HashMap<String, String>>,
     unwritten: RefCell<VecDeque<Alert>>,
@@ -41,6 +43,12 @@ impl Host {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         self.report.borrow().clone()
+    }
+
+    /// How long ago the host was measured.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        self.heard.get().map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard))
     }
 
     /// What was measured lately.
@@ -87,7 +95,8 @@ impl Host {
 pub(super) fn watch(cx: &House, row: &VmRow, process: &Process) {
     let (vmid, user) = (row.vmid.clone(), row.user_login.clone());
     let _ = process.user.set(user.clone());
-    cx.sampler.add(Watched { pid: process.pid, start: process.start, vmid, user });
+    let io = cx.groups.io_file(&vmid);
+    cx.sampler.add(Watched { pid: process.pid, start: process.start, vmid, user, io });
 }
 
 /// Starts the story.
@@ -99,13 +108,15 @@ pub fn begin(cx: &Cx) {
             story.clock.sleep(RETRY).await;
         }
     });
+    cx.host.heard.set(Some(cx.now()));
     let story = Rc::clone(cx);
     cx.spawner.spawn("host", async move {
         loop {
-            // A volume that hangs holds up the thread, and what it said before is not for ever.
+            // What it said before is not for ever.
             let silent = Duration::from_secs(story.config.alerts.sample_seconds * 3) + AGAIN * 3;
             match story.within(silent, story.sampler.next()).await {
                 Some(Ok(report)) => {
+                    story.host.heard.set(Some(story.now()));
                     if story.host.take(report) {
                         ask_logins(&story);
                     }

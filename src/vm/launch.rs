@@ -8,7 +8,9 @@
 //! world is behind [`World`], so that a test can let each of them fail, with a client that vanishes at each.
 
 use super::args::BootOrder;
+use super::diary;
 use super::disk_args::NewDisk;
+use crate::db::events::Event;
 use crate::db::vms::{Reserved, VmRow};
 use crate::house::Cx;
 use crate::proto::problem::Problem;
@@ -17,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a user asked for, checked against the profile's limits.
 #[derive(Debug, Clone)]
@@ -36,6 +38,19 @@ pub struct Wish {
     pub data_disk_gb: Option<u32>,
     /// The disk that is kept when the VM ends.
     pub kept: Option<KeptDisk>,
+}
+
+/// Who asked for a launch first: it is theirs in the log and in the audit trail, whoever joins or leaves.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The login name.
+    pub login: String,
+    /// From where.
+    pub ip: String,
+    /// The request's id.
+    pub req: String,
+    /// When.
+    pub at: Instant,
 }
 
 /// A disk of the user's own.
@@ -119,10 +134,11 @@ pub trait World {
 
 impl From<Cancelled> for Problem {
     fn from(_: Cancelled) -> Self {
-        Self::conflict("launch_cancelled", "Nobody waited for this start any more, so it was taken back. Start again.")
+        Self::conflict(CANCELLED, "Nobody waited for this start any more, so it was taken back. Start again.")
     }
 }
 
+const CANCELLED: &str = "launch_cancelled";
 /// How often a start waits for a VM that is on its way out.
 const WAITS_FOR_END: usize = 3;
 
@@ -256,18 +272,18 @@ impl Launches {
     }
 
     /// Joins the user's launch, or begins one.
-    pub async fn join(&self, cx: &Cx, wish: Wish) -> Seat {
+    pub async fn join(&self, cx: &Cx, wish: Wish, asker: Asker) -> Seat {
         loop {
             let there = self.by_user.borrow().get(&wish.user).cloned();
             match there {
                 Some(launch) if launch.gone.is_set() => drop(launch.outcome.wait().await),
                 Some(launch) => return Seat::take(cx, launch),
-                None => return self.begin(cx, wish),
+                None => return self.begin(cx, wish, asker),
             }
         }
     }
 
-    fn begin(&self, cx: &Cx, wish: Wish) -> Seat {
+    fn begin(&self, cx: &Cx, wish: Wish, asker: Asker) -> Seat {
         let launch = Rc::new(Launch {
             seats: Cell::new(0),
             joins: Cell::new(0),
@@ -283,10 +299,34 @@ impl Launches {
                 Ok(_permit) => crate::vm::launch::launch(&story_cx, &wish, &launch.gone).await,
                 Err(cancelled) => Err(cancelled.into()),
             };
+            tell(&story_cx, &wish, &asker, &outcome).await;
             ends.with(outcome);
         });
         seat
     }
+}
+
+/// Counts a launch, and writes it down: here and not where it was asked for, because who asked may have left, and others may have joined.
+async fn tell(cx: &Cx, wish: &Wish, asker: &Asker, outcome: &Outcome) {
+    let (result, why) = match outcome {
+        Ok((_, How::Started)) => ("started", ""),
+        Ok((_, How::AlreadyRunning)) => ("running", ""),
+        Err(problem) if problem.code == CANCELLED => ("cancelled", ""),
+        Err(problem) if problem.status == 500 => ("failed", problem.code),
+        Err(problem) => ("refused", problem.code),
+    };
+    cx.metrics.launch(result, why, cx.now() - asker.at);
+    let (user, req) = (asker.login.as_str(), asker.req.as_str());
+    let row = match outcome {
+        Ok((row, How::Started)) => row,
+        Ok((_, How::AlreadyRunning)) => return,
+        Err(problem) => return log::info!(user = user, req = req; "launch {result}: {}", problem.detail),
+    };
+    let (pid, accel) = (row.pid.unwrap_or(0), row.accel.as_deref().unwrap_or_default());
+    log::info!(vmid:% = row.vmid, user = user, req = req; "vm running pid={pid} accel={accel} iso={}", row.iso);
+    let detail = format!("profile={} iso={} memory_mb={} cpus={}", row.profile, row.iso, row.memory_mb, row.cpus);
+    let (user_id, ip) = (Some(wish.user.clone()), asker.ip.clone());
+    diary::write(cx, Event::Audit { user_id, ip, action: "start vm".into(), target: row.vmid.clone(), detail }).await;
 }
 
 /// Takes a launch off the table and tells its outcome; when the story broke off (a bug), that too is an outcome.

@@ -3,6 +3,7 @@
 //! Bytes go through `proto::qmp`. QEMU serves one client a socket: this one holds it for the VM's life. When the
 //! connection ends, what was asked gets no answer ([`Ended`]); whether QEMU lives is told by its pidfd alone.
 
+use super::Vmid;
 use crate::house::{House, Owner};
 use crate::proto::qmp::{self, Event, Machine, VmEvent};
 use crate::reactor::task::{Answer, Latch, Promise, oneshot};
@@ -96,8 +97,8 @@ impl Monitor {
         self.write();
     }
 
-    /// Reads what QEMU says; `tell` hears of what happened in the guest. True when the quantum was used up and no event will tell of the rest.
-    pub fn receive(&mut self, house: &House, mut tell: impl FnMut(VmEvent)) -> bool {
+    /// Reads what QEMU says, which is that of `of` (vmid and owner); `tell` hears of what happened in the guest. True when the quantum was used up and no event will tell of the rest.
+    pub fn receive(&mut self, house: &House, of: (Vmid, &str), mut tell: impl FnMut(VmEvent)) -> bool {
         let (mut buffer, mut taken) = ([0; 16 * 1024], 0);
         while self.token.is_some() {
             if taken >= QUANTUM {
@@ -109,7 +110,7 @@ impl Monitor {
                     taken += count;
                     let bytes = buffer.get(..count).unwrap_or_default();
                     if let Err(e) = self.machine.receive(bytes) {
-                        log::warn!("QEMU's monitor talks nonsense, it is closed: {e}");
+                        log::warn!(vmid:% = of.0, user = of.1; "QEMU's monitor talks nonsense, it is closed: {e}");
                         self.end(house);
                     }
                     while let Some(event) = self.machine.poll_event() {

@@ -155,7 +155,7 @@ fn watch(cx: &Cx) {
             failed = if ensure(&cx).await.is_ok() { 0 } else { failed + 1 };
             if failed >= FAILURES {
                 for vm in with_internet(&cx) {
-                    log::error!(vmid:% = vm.vmid; "it is stopped: what it reaches can no longer be bounded");
+                    log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "it is stopped: what it reaches can no longer be bounded");
                     let _ = stop::stop(&cx, &vm, "its internet access could not be bounded", true).await;
                 }
             }

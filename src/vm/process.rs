@@ -129,8 +129,8 @@ impl Process {
     }
 
     fn hear(&self, cx: &Cx, stdout: OwnedFd, stderr: OwnedFd) {
-        self.stdout.replace(Pipe::register(cx, stdout, Owner::Stdout(self.id)));
-        self.stderr.replace(Pipe::register(cx, stderr, Owner::Stderr(self.id)));
+        self.stdout.replace(Pipe::register(cx, self, stdout, Owner::Stdout(self.id)));
+        self.stderr.replace(Pipe::register(cx, self, stderr, Owner::Stderr(self.id)));
     }
 
     /// Takes a process that outlived a former server.
@@ -139,7 +139,7 @@ impl Process {
     /// It is gone, or no descriptor can be registered.
     pub fn adopted(
         cx: &Cx,
-        vmid: Vmid,
+        (vmid, user): (Vmid, &str),
         pid: u32,
         start: u64,
         accel: Accel,
@@ -152,10 +152,11 @@ impl Process {
         }
         let output = [STDOUT, STDERR].map(|name| fifo::open(&run_dir.join(name)));
         let process = Self::register(cx, vmid, pid, start, pidfd, accel, run_dir, None)?;
+        let _ = process.user.set(user.to_owned());
         match output {
             [Ok(stdout), Ok(stderr)] => process.hear(cx, stdout.into(), stderr.into()),
             // One that was started by an older release has none.
-            _ => log::info!(vmid:% = vmid; "what its qemu says is lost: it has no named pipes"),
+            _ => log::info!(vmid:% = vmid, user = user; "what its qemu says is lost: it has no named pipes"),
         }
         Ok(process)
     }
@@ -361,7 +362,11 @@ impl Process {
 
     fn read_monitor(self: &std::rc::Rc<Self>, cx: &Cx) {
         let mut events = Vec::new();
-        let more = self.monitor.borrow_mut().as_mut().is_some_and(|it| it.receive(cx, |event| events.push(event)));
+        let more = self
+            .monitor
+            .borrow_mut()
+            .as_mut()
+            .is_some_and(|it| it.receive(cx, (self.vmid, self.owner()), |event| events.push(event)));
         if more {
             self.monitor_rests.set(true);
             cx.clock.at(cx.now() + PAUSE, Owner::Qmp(self.id));
@@ -443,12 +448,12 @@ impl Process {
 }
 
 impl Pipe {
-    fn register(house: &House, fd: OwnedFd, owner: Owner) -> Option<Self> {
+    fn register(house: &House, of: &Process, fd: OwnedFd, owner: Owner) -> Option<Self> {
         let file = File::from(fd);
         match house.io.add_fd(file.as_raw_fd(), owner) {
             Ok(token) => Some(Self { file, token, line: Vec::new() }),
             Err(e) => {
-                log::error!("qemu's output cannot be watched: {e}");
+                log::error!(vmid:% = of.vmid, user = of.owner(); "qemu's output cannot be watched: {e}");
                 None
             }
         }

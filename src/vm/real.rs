@@ -177,8 +177,6 @@ impl World for Cx {
         let vm = live(self, &row, qemu)?;
         watch::begin(self, &vm);
         self.bus.publish(&vm, self.now());
-        log::info!(vmid:% = row.vmid, user = row.user_login.as_str();
-            "vm running pid={} accel={} iso={}", qemu.pid, qemu.accel, row.iso);
         Ok(row)
     }
 

@@ -158,16 +158,15 @@ async fn take(cx: &Cx, vm: &Vm, width: Width) -> Outcome {
     match cx.within(TAKES, written).await {
         Some(Ok(_)) => {}
         Some(Err(e)) => {
-            log::debug!(vmid:% = vm.vmid; "no picture of its screen: {e}");
+            log::debug!(vmid:% = vm.vmid, user = vm.login().as_str(); "no picture of its screen: {e}");
             return Err(away());
         }
         None => return Err(away()),
     }
-    let vmid = vm.vmid;
     match cx.pictures.call(move || develop(&path, width)).await? {
         Ok(shot) => Ok(Rc::new(shot)),
         Err(why) => {
-            log::warn!(vmid:% = vmid; "no picture of its screen: {why}");
+            log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "no picture of its screen: {why}");
             Err(away())
         }
     }

@@ -95,7 +95,7 @@ pub(super) async fn take_back(cx: &House, process: &Process) {
             process.spooled.set(process.line.borrow().end());
         }
         Ok(Err(e)) if e.kind() != ErrorKind::NotFound => {
-            log::warn!(vmid:% = process.vmid; "what its serial console wrote before is lost: {e}");
+            log::warn!(vmid:% = process.vmid, user = process.owner(); "what its serial console wrote before is lost: {e}");
         }
         _ => {}
     }

@@ -232,8 +232,8 @@ pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
             // Only one job was ever under way.
             let Ok(under) = Under::begin(&cx, &vm, Act::Save, "") else { return };
             match end(&cx, &process, &id, &under).await {
-                Ok(()) => log::info!(vmid:% = vm.vmid; "a snapshot job of the former server has ended"),
-                Err(e) => log::warn!(vmid:% = vm.vmid; "a snapshot job of the former server failed: {}", e.detail),
+                Ok(()) => log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server has ended"),
+                Err(e) => log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server failed: {}", e.detail),
             }
             agent::plug(&cx, &process).await;
         });

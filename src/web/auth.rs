@@ -7,7 +7,7 @@ use super::Req;
 use super::session::{self, Caller};
 use super::throttle::{Kind, Rate, household};
 use crate::config::Signup;
-use crate::db::events::Event;
+use crate::db::events::{Event, Line};
 use crate::db::users::{self, NewUser, User};
 use crate::db::{Error, invites, sessions};
 use crate::house::Cx;
@@ -66,12 +66,20 @@ pub async fn signup(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     };
     let invite = invite.filter(|_| cx.config.signup == Signup::Invite);
     let phc = cx.hash.create(password).await?;
-    let user = create(&cx, NewUser { email, login: String::new(), role, phc }, login, invite).await?;
-    signed_in(&cx, &req, 201, &user, "signup").await
+    let user =
+        create(&cx, NewUser { email, login: String::new(), role, phc }, login, invite, req.ip.to_string()).await?;
+    // Its line in the audit trail was written with the account.
+    signed_in(&cx, &req, 201, &user, "").await
 }
 
 /// Stores the account; where no login name was asked for, the address gives one, with digits behind it when it is taken.
-async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8; 32]>) -> Result<User, Problem> {
+async fn create(
+    cx: &Cx,
+    new: NewUser,
+    login: Option<String>,
+    invite: Option<[u8; 32]>,
+    ip: String,
+) -> Result<User, Problem> {
     let (base, asked) = match login {
         Some(login) => (login, true),
         None => (login_from(&new.email), false),
@@ -79,7 +87,7 @@ async fn create(cx: &Cx, new: NewUser, login: Option<String>, invite: Option<[u8
     let mut login = base.clone();
     for _ in 0..LOGIN_TRIES {
         let attempt = NewUser { login: login.clone(), ..new.clone() };
-        match cx.within(db_limit(cx), users::create(&cx.db, attempt, invite)).await {
+        match cx.within(db_limit(cx), users::create(&cx.db, attempt, invite, ip.clone())).await {
             Some(Ok(Some(user))) => return Ok(user),
             Some(Ok(None)) => {
                 return Err(Problem::forbidden("bad_invite", "This invitation was just used up. Ask for a new one."));
@@ -154,8 +162,8 @@ async fn compare(cx: &Cx, name: &str, password: String) -> Result<(Option<User>,
 /// `POST /auth/logout`.
 pub async fn logout(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
-    cx.db(sessions::delete(&cx.db, caller.token)).await?;
-    audit(&cx, &req, &caller.user, "logout", "").await;
+    let line = line(&req, "logout", caller.user.login.clone(), String::new());
+    cx.db(sessions::delete(&cx.db, caller.token, line)).await?;
     session::end(&cx, HashSet::from([caller.token]));
     let (name, value) = session::set_cookie("", req.secure, 0);
     Ok(Response::empty(204).with(name, value))
@@ -201,10 +209,9 @@ pub async fn password(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(Problem::new(401, "bad_credentials", "The current password is not right.").in_field("current"));
     }
     let phc = cx.hash.create(new).await?;
-    cx.db(users::set_password(&cx.db, user.id.clone(), phc)).await?;
-    let others = cx.db(sessions::delete_others(&cx.db, user.id.clone(), *token)).await?;
+    let line = line(&req, "password", user.login.clone(), String::new());
+    let others = cx.db(sessions::change_password(&cx.db, (user.id.clone(), phc), *token, line)).await?;
     session::end(&cx, others.into_iter().collect());
-    audit(&cx, &req, user, "password", "").await;
     Ok(Response::empty(204))
 }
 
@@ -214,6 +221,13 @@ async fn signed_in(cx: &Cx, req: &Req, status: u16, user: &User, action: &'stati
     let expires = jiff::Timestamp::from_second(expires.as_second()).unwrap_or(expires);
     let body = json!({ "user": user_json(user), "token": token, "expires_at": expires.to_string() });
     Ok(Response::json(status, &body).with(name, value))
+}
+
+/// A line in the audit trail for a change in the database, which is written with it.
+#[must_use]
+pub fn line(req: &Req, action: &'static str, target: String, detail: String) -> Line {
+    let user_id = req.caller.get().map(|caller| caller.user.id.clone());
+    Line { user_id, ip: req.ip.to_string(), action, target, detail }
 }
 
 /// A line in the audit trail: who did what, from where. `target` is what it was done to; empty is the account itself.

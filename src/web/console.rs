@@ -166,7 +166,7 @@ fn shared(cx: &House, vm: &Vm) -> Result<Back, Problem> {
     let reader = match process.connect_serial(cx) {
         Ok(()) => process.line.borrow().reader(),
         Err(e) => {
-            log::warn!(vmid:% = vm.vmid; "its serial console does not answer: {e}");
+            log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its serial console does not answer: {e}");
             let detail = "The VM's serial console does not answer right now. Try again in a moment.";
             return Err(Problem::unavailable("console_away", detail, 2));
         }
@@ -192,7 +192,7 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
     let gone =
         || Problem::unavailable("screen_away", "The VM's screen does not answer right now. Try again in a moment.", 2);
     cx.within(limit, attempts).await.ok_or_else(gone)?.map_err(|e| {
-        log::warn!(vmid:% = vm.vmid; "its screen does not answer: {e}");
+        log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its screen does not answer: {e}");
         gone()
     })
 }

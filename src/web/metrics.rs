@@ -7,9 +7,13 @@ use crate::metrics::text::{Kind, Page};
 use crate::net::response::{Body, Response};
 use crate::proto::problem::Problem;
 use crate::sampler::rules::Kind as Rule;
+use crate::sampler::storage::Storage;
 use crate::sampler::{Own, Sample};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+
+/// Users whose storage is told.
+const KEEPERS: usize = 20;
 
 /// `GET /metrics`.
 pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
@@ -38,6 +42,9 @@ pub async fn serve(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     alerts(&mut page, &cx);
     if let Some(report) = cx.host.report() {
         host(&mut page, &report.sample);
+        if let Some(storage) = &report.storage {
+            kept(&mut page, &cx, storage);
+        }
         if let Some(own) = report.sample.own {
             process(&mut page, &own);
         }
@@ -67,8 +74,6 @@ fn machines(page: &mut Page, cx: &House, ports: Option<&[ports::Count]>) {
     use Kind::Gauge;
     page.one("vmshare_vms", Gauge, "Live VMs.", float(cx.vms.len()));
     page.one("vmshare_launching", Gauge, "Launches under way.", float(cx.launches.len()));
-    let paused = f64::from(u8::from(cx.host.pause().is_some()));
-    page.one("vmshare_launches_paused", Gauge, "1 while an alert refuses launches.", paused);
     page.one("vmshare_uploads_active", Gauge, "Uploads that are being worked on.", float(cx.uploads.active()));
     let up = f64::from(u8::from(ports.is_some()));
     page.one("vmshare_db_up", Gauge, "1 while the database answers.", up);
@@ -118,18 +123,30 @@ fn queues(page: &mut Page, cx: &House) {
     }
     let help = "What a full queue refused, by queue.";
     let mut family = page.family("vmshare_queue_refused_total", Kind::Counter, help);
-    for (queue, count) in [("db", cx.db.refused()), ("disk", cx.disk.refused()), ("hash", cx.hash.refused())] {
+    for (queue, count) in [
+        ("db", cx.db.refused()),
+        ("disk", cx.disk.refused()),
+        ("hash", cx.hash.refused()),
+        ("events", cx.diary.refused()),
+    ] {
         family.value(&[("queue", queue)], bytes(count));
     }
 }
 
 fn alerts(page: &mut Page, cx: &House) {
     use Kind::{Counter, Gauge};
-    let report = cx.host.report();
-    let mut family = page.family("vmshare_alerts_firing", Gauge, "Alerts that fire now, by rule.");
-    for rule in Rule::ALL {
-        let count = report.as_ref().and_then(|report| report.firing.get(&rule)).copied().unwrap_or(0);
-        family.value(&[("rule", rule.name())], bytes(count));
+    let help =
+        "Since the host was last measured; while that does not go on nothing of the host is told, and no alert comes.";
+    page.one("vmshare_sampler_age_seconds", Gauge, help, cx.host.age(cx.now()).as_secs_f64());
+    // Without a report nobody knows: no 0, which would say that all is well.
+    if let Some(report) = cx.host.report() {
+        let paused = f64::from(u8::from(report.pause.is_some()));
+        page.one("vmshare_launches_paused", Gauge, "1 while an alert refuses launches.", paused);
+        let mut family = page.family("vmshare_alerts_firing", Gauge, "Alerts that fire now, by rule.");
+        for rule in Rule::ALL {
+            let count = report.firing.get(&rule).copied().unwrap_or(0);
+            family.value(&[("rule", rule.name())], bytes(count));
+        }
     }
     let mut family = page.family("vmshare_alerts_total", Counter, "Alerts told, repetitions included, by rule.");
     cx.host.fired.borrow().iter().for_each(|(rule, count)| family.value(&[("rule", rule)], bytes(*count)));
@@ -144,12 +161,20 @@ fn alerts(page: &mut Page, cx: &House) {
 
 fn host(page: &mut Page, sample: &Sample) {
     use Kind::Gauge;
-    page.one("vmshare_host_cpu_ratio", Gauge, "Processors of the host in use.", sample.cpu_percent / 100.0);
+    if let Some(percent) = sample.cpu_percent {
+        page.one("vmshare_host_cpu_ratio", Gauge, "Processors of the host in use.", percent / 100.0);
+    }
     page.one("vmshare_host_cpus", Gauge, "Processors of the host.", sample.cpus.into());
     page.one("vmshare_host_load1", Gauge, "Load of the host over one minute.", sample.load[0]);
     page.one("vmshare_host_memory_bytes", Gauge, "Memory of the host.", bytes(sample.memory.total));
     let help = "Memory of the host that can be given out without swapping.";
     page.one("vmshare_host_memory_available_bytes", Gauge, help, bytes(sample.memory.available));
+    page.one("vmshare_host_swap_bytes", Gauge, "Swap space of the host.", bytes(sample.memory.swap_total));
+    page.one("vmshare_host_swap_free_bytes", Gauge, "Swap space that is free.", bytes(sample.memory.swap_free));
+    let help = "Bytes a second from and to other hosts.";
+    let mut family = page.family("vmshare_host_network_bytes_per_second", Gauge, help);
+    family.value(&[("direction", "in")], sample.network.rx);
+    family.value(&[("direction", "out")], sample.network.tx);
     let help = "Share of the last ten seconds in which some task waited.";
     let mut family = page.family("vmshare_host_pressure_ratio", Gauge, help);
     let pressure = [("cpu", sample.pressure.cpu), ("memory", sample.pressure.memory), ("io", sample.pressure.io)];
@@ -166,10 +191,26 @@ fn host(page: &mut Page, sample: &Sample) {
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], bytes(volume.free)));
     let mut family = page.family("vmshare_volume_inodes_used_ratio", Gauge, "Inodes of a volume in use.");
     volumes().for_each(|(path, volume)| family.value(&[("path", path)], volume.inodes_percent / 100.0));
-    let cpu: f64 = sample.vms.iter().map(|vm| vm.cpu_percent / 100.0).sum();
+    let mut family = page.family(
+        "vmshare_volume_measured",
+        Gauge,
+        "0 while a volume does not answer; its values are the last ones.",
+    );
+    volumes().for_each(|(path, volume)| family.value(&[("path", path)], f64::from(u8::from(volume.is_measured))));
+    let cpu: f64 = sample.vms.iter().filter_map(|vm| vm.cpu_percent).map(|percent| percent / 100.0).sum();
     page.one("vmshare_vms_cpu_ratio", Gauge, "Processors in use by all QEMUs together; 1 is one processor.", cpu);
     let rss = sample.vms.iter().map(|vm| vm.rss).sum();
     page.one("vmshare_vms_memory_bytes", Gauge, "Memory in use by all QEMUs together.", bytes(rss));
+}
+
+/// By login name, once that is known; those with the most, for each is a series of its own.
+fn kept(page: &mut Page, cx: &House, storage: &Storage) {
+    let help = "Images, disks and uploads of those who keep the most; looked at every few minutes.";
+    let mut family = page.family("vmshare_user_storage_bytes", Kind::Gauge, help);
+    for (id, count) in storage.users.iter().take(KEEPERS) {
+        let user = cx.host.login(id).unwrap_or_else(|| id.clone());
+        family.value(&[("user", &user)], bytes(*count));
+    }
 }
 
 /// Under the names that every Prometheus client has.

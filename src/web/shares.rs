@@ -5,9 +5,10 @@
 //! with it at once (1008). Without `control` the relay lets nothing through but what a screen is asked for with.
 
 use super::Req;
+use super::auth::line;
 use super::throttle::{Kind, Rate, household};
 use super::vms::visible;
-use crate::db::events::Event;
+use crate::db::events::Line;
 use crate::db::shares::{self, Share};
 use crate::db::vms;
 use crate::house::{Cx, Order, Which};
@@ -16,7 +17,6 @@ use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
 use crate::reactor::task::{Either, Latch, first};
-use crate::vm::diary;
 use crate::vm::{Vm, Vmid};
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
@@ -53,11 +53,12 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         expires_at: Timestamp::from_second(now.as_second() + i64::from(minutes) * 60).unwrap_or(Timestamp::MAX),
     };
     let most = cx.config.limits.shares_per_vm;
-    if !cx.db(shares::create(&cx.db, share.clone(), most)).await? {
+    let line = line(&req, "share", row.vmid.clone(), format!("{} control={control} minutes={minutes}", share.id));
+    if !cx.db(shares::create(&cx.db, share.clone(), most, line.clone())).await? {
         let detail = format!("This VM has {most} links already. Revoke one first.");
         return Err(Problem::conflict("too_many_shares", detail));
     }
-    note(&cx, &req, "share", &row.vmid, format!("{} control={control} minutes={minutes}", share.id)).await;
+    tell(&req, &line);
     let view = if control { "" } else { "&view=1" };
     let base = cx.config.novnc_base_url.trim_end_matches('/');
     let mut shown = share_json(&share);
@@ -89,23 +90,21 @@ pub async fn revoke(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let row = visible(&cx, caller, req.param(0)).await?;
     let id = req.param(1).to_owned();
     let missing = || Problem::not_found("share_not_found", "There is no such link; it may have ended.");
-    let token = cx.db(shares::delete(&cx.db, id.clone(), row.vmid.clone())).await?.ok_or_else(missing)?;
+    let line = line(&req, "revoke", row.vmid.clone(), id.clone());
+    let token = cx.db(shares::delete(&cx.db, id, row.vmid.clone(), line.clone())).await?.ok_or_else(missing)?;
     // Off the table at once: who is just being let in looks there last.
     let used = Vmid::parse(&row.vmid).and_then(|vmid| cx.vms.get(vmid)?.shares.borrow_mut().remove(&token));
     if let Some(revoked) = used {
         revoked.set(());
     }
-    note(&cx, &req, "revoke", &row.vmid, id).await;
+    tell(&req, &line);
     Ok(Response::empty(204))
 }
 
-/// A line in the audit trail and in the log.
-async fn note(cx: &Cx, req: &Req, action: &str, vmid: &str, detail: String) {
-    let user = req.caller.get().map(|caller| &caller.user);
-    log::info!(vmid = vmid, user = user.map_or("", |user| user.login.as_str()), req = req.id.as_str(); "{action}: {detail}");
-    let (user_id, ip) = (user.map(|user| user.id.clone()), req.ip.to_string());
-    let (action, target) = (action.to_owned(), vmid.to_owned());
-    diary::write(cx, Event::Audit { user_id, ip, action, target, detail }).await;
+/// A line in the log; that in the audit trail was written with the change.
+fn tell(req: &Req, line: &Line) {
+    let login = req.caller.get().map_or("", |caller| caller.user.login.as_str());
+    log::info!(vmid = line.target.as_str(), user = login, req = req.id.as_str(); "{}: {}", line.action, line.detail);
 }
 
 fn share_json(share: &Share) -> Value {

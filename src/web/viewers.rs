@@ -92,7 +92,7 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         cx.bus.publish(&vm, cx.now());
     }
     if viewer.kind == Kind::Link && cx.db(shares::set_barred(&cx.db, viewer.token, !control)).await.is_err() {
-        log::warn!(vmid:% = vm.vmid; "{}: that control was {} is forgotten when the server ends", viewer.name, if control { "given" } else { "taken" });
+        log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}: that control was {} is forgotten when the server ends", viewer.name, if control { "given" } else { "taken" });
     }
     Ok(Response::json(200, &json!({ "viewer": to_json(&viewer, cx.now()) })))
 }

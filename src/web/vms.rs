@@ -14,7 +14,7 @@ use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
 use crate::store::{disks, names};
-use crate::vm::launch::{How, KeptDisk, Wish};
+use crate::vm::launch::{Asker, How, KeptDisk, Wish};
 use crate::vm::{self, Vm, Vmid, image};
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -44,21 +44,10 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(Problem::unavailable("starting", "The server is starting or stopping. Try again in a moment.", 2));
     }
     cx.hypervisor.qemu()?;
-    let asked = cx.now();
-    let seat = cx.launches.join(&cx, wish).await;
+    let (login, req_id) = (caller.user.login.clone(), req.id.clone());
+    let seat = cx.launches.join(&cx, wish, Asker { login, ip, req: req_id, at: cx.now() }).await;
     // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
-    let outcome = req.gone.or(seat.outcome()).await?;
-    let result = match &outcome {
-        Ok((_, How::Started)) => "started",
-        Ok((_, How::AlreadyRunning)) => "running",
-        Err(problem) => problem.code,
-    };
-    cx.metrics.launch(result, cx.now() - asked);
-    let (row, how) = outcome?;
-    if how == How::Started {
-        let detail = format!("profile={} iso={} memory_mb={} cpus={}", row.profile, row.iso, row.memory_mb, row.cpus);
-        audit_with(&cx, &req, &caller.user, "start vm", &row.vmid, &detail).await;
-    }
+    let (row, how) = req.gone.or(seat.outcome()).await??;
     Ok(started(&cx, &row, how))
 }
 

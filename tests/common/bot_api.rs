@@ -20,6 +20,14 @@ pub enum Act {
     Status(u16, &'static str),
     RetryAfter(u64),
     Hang,
+    /// A good answer, byte by byte, for longer than anybody waits.
+    Drip,
+    /// A body without end.
+    Endless,
+    /// A header that fills all the room there is for one.
+    LongHeader,
+    /// To itself.
+    Redirect,
     Garbage,
     Close,
 }
@@ -136,6 +144,26 @@ fn talk(state: &State, mut socket: impl Read + Write) {
         }
         Act::Hang => {
             std::thread::park_timeout(Duration::from_secs(60));
+            return;
+        }
+        Act::Drip => {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+            while socket.write_all(b" ").and_then(|()| socket.flush()).is_ok() {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            return;
+        }
+        Act::Endless => {
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while socket.write_all(&[b' '; 4096]).is_ok() {}
+            return;
+        }
+        Act::LongHeader => {
+            let _ = write!(socket, "HTTP/1.1 200 OK\r\nX:{}\r\nContent-Length: 0\r\n\r\n", "x".repeat(8189));
+            return;
+        }
+        Act::Redirect => {
+            let _ = write!(socket, "HTTP/1.1 302 X\r\nLocation: {path}?again\r\nContent-Length: 0\r\n\r\n");
             return;
         }
         Act::Garbage => {

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod bot_api;
+pub mod frozen;
 pub mod stand_in;
 
 use serde_json::{Value, json};

@@ -49,8 +49,12 @@ const TOML_MISTAKES: &[(&str, &str)] = &[
         "vmshare.toml:1: novnc_base_url: it is neither a path nor a web address; write /novnc",
     ),
     (
-        "tg_api_base = 'ftp://x'",
-        "vmshare.toml:1: tg_api_base: it is not a web address; write https://HOST, without a query",
+        "tg_api_base = 'https://bots.example:99999'",
+        "vmshare.toml:1: tg_api_base: no server can be called there; write https://HOST or https://HOST:PORT, with a name or an IPv4 address, and without a query",
+    ),
+    (
+        "tg_api_base = 'https://me@bots.example'",
+        "vmshare.toml:1: tg_api_base: no server can be called there; write https://HOST or https://HOST:PORT, with a name or an IPv4 address, and without a query",
     ),
     (
         "tg_chat_id = 'me'",

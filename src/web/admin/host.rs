@@ -77,12 +77,13 @@ fn now(sample: &Sample, vms: usize) -> Value {
                 "free_gb": gib(volume.free),
                 "percent": short(volume.percent),
                 "inodes_percent": short(volume.inodes_percent),
+                "measured": volume.is_measured,
             })
         })
         .collect();
     json!({
         "at": time(sample.at),
-        "cpu_percent": short(sample.cpu_percent),
+        "cpu_percent": sample.cpu_percent.map(short),
         "load": sample.load,
         "memory": {
             "total_mb": sample.memory.total >> 20,
@@ -112,11 +113,11 @@ pub async fn load(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
             json!({
                 "vmid": vm.vmid,
                 "user": vm.user,
-                "cpu_percent": short(vm.cpu_percent),
+                "cpu_percent": vm.cpu_percent.map(short),
                 "rss_mb": vm.rss >> 20,
                 "threads": vm.threads,
-                "read_bps": bits(vm.read_bps),
-                "write_bps": bits(vm.write_bps),
+                "read_bps": vm.read_bps.map(bits),
+                "write_bps": vm.write_bps.map(bits),
             })
         })
         .collect();

@@ -1,12 +1,13 @@
 //! `/admin/invites`: codes that let a class sign up. A code is told once, when it is made; only its hash is stored.
 
-use super::note;
+use super::tell;
 use crate::db::invites::{self, Invite, NewInvite};
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
 use crate::web::Req;
+use crate::web::auth::line;
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -56,11 +57,13 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let code = BASE64URL_NOPAD.encode(&crate::random::bytes::<9>());
     let by = Some(req.caller()?.user.id.clone());
     let new = NewInvite { code: invites::code_hash(&code), role, uses, days, note: words, by };
-    let invite = cx.db(invites::create(&cx.db, new, MOST)).await?.ok_or_else(|| {
+    let detail = format!("{uses} uses, {days} days, role {} {}", new.role, new.note);
+    let mut line = line(&req, "create invitation", String::new(), detail);
+    let invite = cx.db(invites::create(&cx.db, new, MOST, line.clone())).await?.ok_or_else(|| {
         Problem::conflict("too_many_invites", format!("There are {MOST} invitations already. Take some back first."))
     })?;
-    let detail = format!("{uses} uses, {days} days, role {} {}", invite.role, invite.note);
-    note(&cx, &req, "create invitation", &invite.id, detail).await;
+    line.target.clone_from(&invite.id);
+    tell(&req, &line);
     let mut shown = to_json(&invite);
     shown["code"] = json!(code);
     Ok(Response::json(201, &json!({ "invite": shown })))
@@ -70,7 +73,8 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let id = req.param(0).to_owned();
     let missing = || Problem::not_found("invite_not_found", "There is no such invitation; it may have ended.");
-    let words = cx.db(invites::delete(&cx.db, id.clone())).await?.ok_or_else(missing)?;
-    note(&cx, &req, "take invitation back", &id, words).await;
+    let mut line = line(&req, "take invitation back", id.clone(), String::new());
+    line.detail = cx.db(invites::delete(&cx.db, id, line.clone())).await?.ok_or_else(missing)?;
+    tell(&req, &line);
     Ok(Response::empty(204))
 }

@@ -10,9 +10,15 @@ pub mod users;
 pub mod vms;
 
 use super::Req;
-use crate::db::events::Event;
+use crate::db::events::{Event, Line};
 use crate::house::Cx;
 use crate::vm::diary;
+
+/// A line in the log for a change whose line in the audit trail was written with it.
+fn tell(req: &Req, line: &Line) {
+    let login = req.caller.get().map_or("", |caller| caller.user.login.as_str());
+    log::info!(user = login, target = line.target.as_str(), req = req.id.as_str(); "{}: {}", line.action, line.detail);
+}
 
 /// A line in the audit trail and in the log.
 async fn note(cx: &Cx, req: &Req, action: &'static str, target: &str, detail: String) {

@@ -2,7 +2,7 @@
 //!
 //! A change holds at once: who loses rights, is disabled or gets another password is signed out everywhere, open screens included.
 
-use super::note;
+use super::tell;
 use crate::db::accounts::{self, Account, Change, Changed};
 use crate::house::{Cx, Order, Which};
 use crate::net::relay::End;
@@ -10,6 +10,7 @@ use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
 use crate::vm::viewers::Kind;
+use crate::web::auth::line;
 use crate::web::paging;
 use crate::web::{Req, session};
 use data_encoding::BASE64URL_NOPAD;
@@ -77,12 +78,12 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         let detail = "You cannot take your own rights away. Ask another administrator to do it.";
         return Err(Problem::conflict("own_account", detail));
     }
-    let (account, ended) =
-        match cx.db(accounts::change(&cx.db, caller.user.id.clone(), id.clone(), change.clone())).await? {
-            Changed::Yes(account, ended) => (account, ended),
-            Changed::Missing => return Err(missing()),
-            Changed::NoRight => return Err(no_right()),
-        };
+    let by = (caller.user.id.clone(), req.ip.to_string());
+    let (account, ended) = match cx.db(accounts::change(&cx.db, by, id.clone(), change.clone())).await? {
+        Changed::Yes(account, ended) => (account, ended),
+        Changed::Missing => return Err(missing()),
+        Changed::NoRight => return Err(no_right()),
+    };
     cx.sessions.forget(&id);
     session::end(&cx, ended.into_iter().collect());
     if change.disabled == Some(true) {
@@ -91,11 +92,7 @@ pub async fn change(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if let Some(role) = &change.role {
         hide_from_teachers(&cx, &id, role);
     }
-    let mut said = Vec::new();
-    said.extend(change.role.map(|role| format!("role {role}")));
-    said.extend(change.disabled.map(|off| if off { "disabled".to_owned() } else { "enabled".to_owned() }));
-    said.extend(change.quota_gb.map(|gb| if gb == 0 { "default quota".into() } else { format!("quota {gb} GB") }));
-    note(&cx, &req, "change account", &account.user.login, said.join(", ")).await;
+    tell(&req, &line(&req, "change account", account.user.login.clone(), change.words()));
     Ok(Response::json(200, &json!({ "user": to_json(&cx, &account) })))
 }
 
@@ -136,8 +133,10 @@ pub async fn reset(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let account = cx.db(accounts::by_id(&cx.db, id.clone())).await?.ok_or_else(missing)?;
     let password = BASE64URL_NOPAD.encode(&crate::random::bytes::<12>());
     let phc = cx.hash.create(password.clone()).await?;
-    let ended = cx.db(accounts::reset_password(&cx.db, caller.user.id.clone(), id, phc)).await?.ok_or_else(no_right)?;
+    let line = line(&req, "reset password", account.user.login.clone(), String::new());
+    let reset = accounts::reset_password(&cx.db, caller.user.id.clone(), id, phc, line.clone());
+    let ended = cx.db(reset).await?.ok_or_else(no_right)?;
     session::end(&cx, ended.into_iter().collect());
-    note(&cx, &req, "reset password", &account.user.login, String::new()).await;
+    tell(&req, &line);
     Ok(Response::json(200, &json!({ "login": account.user.login, "password": password })))
 }

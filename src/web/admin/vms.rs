@@ -107,7 +107,9 @@ fn failed(vmid: &str, problem: &Problem) -> Value {
 
 async fn one(cx: &Cx, req: &Req, vmid: &str, act: &Act) -> Value {
     match work(cx, req, vmid, act).await {
-        Ok(state) => {
+        // One that had ended is as it was: nothing was done.
+        Ok((state, false)) => json!({ "vmid": vmid, "ok": true, "state": state, "code": null, "detail": null }),
+        Ok((state, true)) => {
             let (action, detail) = match act {
                 Act::Stop { force } => ("stop vm", if *force { "at once" } else { "by its power button" }.to_owned()),
                 Act::Restart { mode } => ("restart vm", mode.clone()),
@@ -119,18 +121,20 @@ async fn one(cx: &Cx, req: &Req, vmid: &str, act: &Act) -> Value {
     }
 }
 
-async fn work(cx: &Cx, req: &Req, vmid: &str, act: &Act) -> Result<String, Problem> {
+/// The VM's state, and whether anything was done to it.
+async fn work(cx: &Cx, req: &Req, vmid: &str, act: &Act) -> Result<(String, bool), Problem> {
     let caller = req.caller()?;
     match act {
         Act::Stop { force } => {
             let row = visible(cx, caller, vmid).await?;
-            Ok(end(cx, caller, row, *force).await?.state.to_string())
+            let was_live = row.state.is_live();
+            Ok((end(cx, caller, row, *force).await?.state.to_string(), was_live))
         }
         Act::Restart { mode } => {
             let vm = life::running_one(cx, caller, vmid).await?;
             life::again(cx, req, &vm, mode).await?;
             let state = vm.row.borrow().state.to_string();
-            Ok(state)
+            Ok((state, true))
         }
     }
 }

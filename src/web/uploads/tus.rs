@@ -52,6 +52,7 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     };
     let (row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
     drop(stage);
+    crate::web::auth::audit(&cx, &req, &req.caller()?.user, "begin upload", &row.name).await;
     let answer =
         Response::empty(201).with("location", format!("/uploads/{}", row.id)).with("upload-expires", expires(&row));
     let offset = match first {
