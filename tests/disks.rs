@@ -267,6 +267,37 @@ fn a_snapshot_brings_disk_and_memory_back() {
 }
 
 #[test]
+fn a_snapshot_whose_name_is_the_number_of_another_is_not_restored_in_its_place() {
+    let server = Server::start();
+    let token = server.sign_up("counter");
+    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    let digits = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"}));
+    assert_eq!((digits.status, &digits.json["field"]), (422, &json!("name")), "{digits:?}");
+    server.stop(&token, &vm);
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"})).status, 422);
+    // As an older server, or the disk's owner, may have named them: the third one is called 2, and so is its own number not.
+    let disk = folder_of(&server, &token).join("disks/work.qcow2");
+    for name in ["one", "two", "2", "4"] {
+        let made = Command::new("qemu-img").args(["snapshot", "-c", name]).arg(&disk).status();
+        assert!(made.expect("qemu-img").success());
+    }
+    let restore = |name: &str, vm: &Value| {
+        let answer = snapshots(&server, &token, vm, "POST", &format!("/{name}/restore"), &Value::Null);
+        (answer.status, answer.code().to_owned())
+    };
+    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
+    assert_eq!(restore("4", &vm).0, 200, "its name is its own number");
+    let vm = run(&server, &token, &json!({"disk": "work"}));
+    terminal(&server, &token, &vm).wait_for("tiny: up");
+    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
+    assert_eq!(snapshots(&server, &token, &vm, "DELETE", "/2", &Value::Null).status, 204);
+    let left = snapshots(&server, &token, &vm, "GET", "", &Value::Null).json["snapshots"].to_string();
+    assert!(left.contains("two") && !left.contains("\"2\""), "{left}");
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn a_vm_without_a_disk_is_told_the_remedy() {
     let server = Server::start();
     let token = server.sign_up("diskless");

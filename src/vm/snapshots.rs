@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
+    /// The number QEMU gave it.
+    pub id: String,
     /// Its name.
     pub name: String,
     /// Bytes of memory and devices in it; 0 for one of the disk alone.
@@ -50,6 +52,7 @@ pub fn parse(image: &Value) -> Vec<Snapshot> {
     let listed = image.get("snapshots").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let one = |value: &Value| {
         Some(Snapshot {
+            id: value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned(),
             name: value.get("name")?.as_str()?.to_owned(),
             memory: value.get("vm-state-size").and_then(Value::as_u64).unwrap_or(0),
             at: value.get("date-sec").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok()),
@@ -256,7 +259,15 @@ pub(crate) fn may(cx: &Cx, act: Act, name: &str, there: &[Snapshot]) -> Result<(
         Act::Restore | Act::Delete if !known => {
             Err(Problem::not_found("snapshot_not_found", format!("There is no snapshot {name}.")))
         }
-        _ => Ok(()),
+        Act::Restore => there.iter().find(|other| other.id == name && other.name != name).map_or(Ok(()), |other| {
+            // QEMU looks at ids first: it would go back to that one, and what is now would be lost for nothing.
+            let detail = format!(
+                "QEMU would take {name} for the number of the snapshot {}. Go back to another one, or remove that first.",
+                other.name
+            );
+            Err(Problem::conflict("snapshot_ambiguous", detail))
+        }),
+        Act::Save | Act::Delete => Ok(()),
     }
 }
 
@@ -311,8 +322,8 @@ mod tests {
             { "id": "3" },
         ]});
         let listed = parse(&image);
-        let short: Vec<_> = listed.iter().map(|s| (s.name.as_str(), s.memory)).collect();
-        assert_eq!(short, [("clean", 115_343_360), ("cold", 0)]);
+        let short: Vec<_> = listed.iter().map(|s| (s.id.as_str(), s.name.as_str(), s.memory)).collect();
+        assert_eq!(short, [("1", "clean", 115_343_360), ("2", "cold", 0)]);
         assert_eq!(listed[0].to_json()["created_at"], "2026-09-21T14:13:20Z");
         assert!(parse(&json!({})).is_empty() && parse(&Value::Null).is_empty());
     }

@@ -72,7 +72,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let place = place(&cx, &req).await?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["name"])?;
-    let name = names::check("name", fields.str("name")?)?.to_owned();
+    let name = names::check_snapshot("name", fields.str("name")?)?.to_owned();
     act(&cx, &req, place, Act::Save, &name).await.map(|found| {
         let made = found.iter().find(|snapshot| snapshot.name == name).map(Snapshot::to_json);
         let all: Vec<Value> = found.iter().map(Snapshot::to_json).collect();
