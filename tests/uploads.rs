@@ -605,19 +605,48 @@ fn an_image_that_disks_are_overlays_of_is_not_replaced_and_its_disks_are_no_smal
     assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&first)));
     assert_no_leftovers(&server);
     assert_eq!(bring(&first).status, 409, "its bytes are not looked at");
-    // By tus too; what came is kept, and comes to its place when the disk is gone.
-    let metadata = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
-    let metadata = format!("filename {},format {}", metadata("base.qcow2"), metadata("qcow2"));
+    server.end();
+}
+
+#[test]
+fn an_image_that_must_stay_is_told_before_a_byte_comes_and_what_came_already_waits() {
+    let server = server("");
+    let token = server.sign_up("waiter");
+    let folder = tempfile::tempdir().expect("folder");
+    let (first, second) = (qcow2(folder.path(), 1, &[]), qcow2(folder.path(), 2, &[]));
+    let in_place = || isos(&server, &token)[0]["sha256"].clone();
+    assert_eq!(post_form(&server, &token, &form("base.qcow2", &first, &field("format", "qcow2"))).status, 201);
+    let disk = |method: &str, path: &str, body: &Value| server.call(method, path, &token, body).status;
+    let overlay = json!({"name": "work", "image": "base.qcow2"});
+    let encoded = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let metadata = format!("filename {},format {}", encoded("base.qcow2"), encoded("qcow2"));
     let size = second.len().to_string();
-    let made =
-        tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
-    let path = made.header("location").expect("location").to_owned();
-    let refused = patch(&server, &token, &path, 0, &second, &[]);
+    let begin = || {
+        let headers = [("Upload-Length", size.as_str()), ("Upload-Metadata", metadata.as_str())];
+        tus(&server, &token, "POST", "/uploads/", &headers, b"")
+    };
+    let [empty, whole] = [(); 2].map(|()| begin().header("location").expect("location").to_owned());
+    assert_eq!(disk("POST", "/disks", &overlay), 201);
+    let refused = begin();
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "its name is known: {refused:?}");
+    let refused = patch(&server, &token, &empty, 0, &second, &[]);
     assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
     assert_eq!(refused.header("tus-resumable"), Some("1.0.0"), "{refused:?}");
-    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
-    assert_eq!(offset(&server, &token, &path), second.len());
-    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&second)));
+    assert_eq!(offset(&server, &token, &empty), 0, "nothing was taken of it");
+    // As if the disk had been made while the last bytes came.
+    let staged =
+        leftovers(&server).into_iter().find(|path| whole.ends_with(&*path.file_name().expect("id").to_string_lossy()));
+    fs::write(staged.expect("staged"), &second).expect("the bytes");
+    // A client takes the whole length for success and a refusal for a reason to begin anew: it is neither.
+    assert_eq!(offset(&server, &token, &whole), second.len() - 1);
+    let last = || patch(&server, &token, &whole, second.len() - 1, &second[second.len() - 1..], &[]);
+    let refused = last();
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    assert_eq!(in_place(), json!(sha256(&first)));
+    assert_eq!(disk("DELETE", "/disks/work", &Value::Null), 204);
+    assert_eq!(last().status, 204);
+    assert_eq!(in_place(), json!(sha256(&second)));
+    assert_eq!(tus(&server, &token, "DELETE", &empty, &[], b"").status, 204);
     assert_no_leftovers(&server);
     server.end();
 }

@@ -80,16 +80,19 @@ fn not_found(name: &str) -> Problem {
     Problem::not_found("iso_not_found", format!("You have no image {name}."))
 }
 
-/// 409 when `new` must not come in the place of the image that is there: disks, kept or of live VMs, may be overlays of that. A CD that was
-/// opened stays what it is.
+/// 409 when `new`, or any other file, must not come in the place of the image that is there: disks, kept or of live VMs, may be overlays of
+/// that. A CD that was opened stays what it is.
 ///
 /// # Errors
 /// 409, 503.
-pub(super) async fn replaceable(cx: &Cx, new: &Path, file: &Path) -> Result<(), Problem> {
-    let (new, there) = (new.to_owned(), file.to_owned());
-    let is_cd = Format::of(&file.to_string_lossy()) == Format::Iso;
-    let is_other = cx.disk(move || there.exists() && !images::is_same(&new, &there)).await?;
-    if is_cd || !is_other { Ok(()) } else { in_use(cx, file.to_owned()).await }
+pub(super) async fn replaceable(cx: &Cx, new: Option<&Path>, file: &Path) -> Result<(), Problem> {
+    let (new, there) = (new.map(Path::to_owned), file.to_owned());
+    if Format::of(&file.to_string_lossy()) == Format::Iso {
+        return Ok(());
+    }
+    let is_same = move |new: PathBuf, there: &Path| images::is_same(&new, there);
+    let is_other = cx.disk(move || there.exists() && !new.is_some_and(|new| is_same(new, &there))).await?;
+    if is_other { in_use(cx, file.to_owned()).await } else { Ok(()) }
 }
 
 /// 409 when a live VM was started from this file, or a disk is an overlay of it.

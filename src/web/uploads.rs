@@ -277,8 +277,15 @@ fn forget_later(cx: &Cx, id: String) {
     });
 }
 
+/// 409 when an image has the name that must stay as it is. Looked at before the bytes come; what counts is the look in the claim.
+async fn placeable(cx: &Cx, row: &UploadRow) -> Result<(), Problem> {
+    let folder = cx.layout.images((!row.shared).then_some(row.user_id.as_str()));
+    super::isos::replaceable(cx, Some(&staged(cx, row)), &folder.join(&row.name)).await
+}
+
 /// A whole file: hashed, on the disk, checked, in its place. What is refused is removed by the caller. Returns the SHA-256.
 async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Result<String, Problem> {
+    placeable(cx, row).await?;
     let format = Format::parse(&row.format)?;
     let (stage, sha256) = cx
         .store(move || {
@@ -300,7 +307,7 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
     let (folder, name, hash) = (cx.layout.images(owner), row.name.clone(), sha256.clone());
     // What everybody shares is changed by one at a time, whoever it is.
     let _claim = cx.claims.of(if row.shared { images::SHARED } else { &row.user_id }).await;
-    super::isos::replaceable(cx, stage.path(), &folder.join(&name)).await?;
+    placeable(cx, row).await?;
     cx.store(move || images::place(stage.path(), &folder, &name, &hash, default.as_deref()))
         .await?
         .map_err(|e| stored(&e))?;

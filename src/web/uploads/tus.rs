@@ -3,7 +3,7 @@
 //! The file's length is the offset: what was told is synced, so after a crash it is that or more. A piece that comes with a checksum counts
 //! when it is whole and right, and not before.
 
-use super::{Wish, Work, complete, discard, expiry, not_written, pour, reserve, staged, stored};
+use super::{Wish, Work, complete, discard, expiry, not_written, placeable, pour, reserve, staged, stored};
 use crate::db::uploads::{self, UploadRow};
 use crate::house::Cx;
 use crate::net::body::{Buffer, Incoming};
@@ -13,6 +13,7 @@ use crate::proto::problem::Problem;
 use crate::proto::tus::{self, Checksum};
 use crate::store::stage::{Stage, StageError};
 use crate::web::Req;
+use crate::web::isos::replaceable;
 use std::rc::Rc;
 
 const PIECE: &str = "application/offset+octet-stream";
@@ -45,6 +46,8 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let metadata = tus::metadata(Some(&text))?;
     let name = metadata.get("filename").or_else(|| metadata.get("name")).cloned().unwrap_or_default();
     let wish = Wish::new(&cx, &req, &name, |field| metadata.get(field).cloned())?;
+    let owner = (!wish.shared).then_some(req.caller()?.user.id.as_str());
+    replaceable(&cx, None, &cx.layout.images(owner).join(&wish.name)).await?;
     let first = match (&req.incoming, header("content-type")) {
         (Some(incoming), Some(PIECE)) => Some((incoming, tus::checksum(header("upload-checksum"))?)),
         (Some(_), _) => return Err(not_a_piece()),
@@ -119,10 +122,24 @@ async fn far(cx: &Cx, req: &Req, row: &UploadRow) -> Result<u64, Problem> {
     });
     let stage = synced.await?.map_err(|e: std::io::Error| missing(&e))?;
     let offset = stage.length();
-    if offset == size && req.caller()?.user.id == row.user_id {
-        finish(cx, req, row, stage).await?;
+    if offset < size || req.caller()?.user.id != row.user_id {
+        return Ok(offset);
     }
-    Ok(offset)
+    match finish(cx, req, row, stage).await {
+        Err(problem) if problem.code == "image_in_use" => hold_back(cx, row).await,
+        finished => finished.map(|()| size),
+    }
+}
+
+/// How far an upload is that is not in its place, with its last byte to be sent again where all came: a client takes the whole length for
+/// success, and a refused HEAD for a reason to send everything anew. So it asks for the rest, and hears what is in the way.
+async fn hold_back(cx: &Cx, row: &UploadRow) -> Result<u64, Problem> {
+    let (path, most) = (staged(cx, row), row.size.saturating_sub(1));
+    let held = cx.store(move || {
+        let mut stage = Stage::resume(&path, most, None, None)?;
+        stage.sync().map(|()| stage.length())
+    });
+    held.await?.map_err(|e| missing(&e))
 }
 
 /// `PATCH /uploads/{id}`: the next bytes.
@@ -178,6 +195,7 @@ async fn take(
     (incoming, checksum): (&Incoming, Option<Checksum>),
     from: u64,
 ) -> Result<u64, Problem> {
+    placeable(cx, row).await?;
     let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
     let progress = cx.uploads.hashes.borrow_mut().remove(&row.id);
     let opened = cx.store(move || Stage::resume(&path, size, verified, progress)).await?;
