@@ -427,3 +427,73 @@ fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_b
     server.stop(&token, &later);
     server.end();
 }
+
+/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and the one that tells of it.
+fn holding(verb: &str) -> (Server, PathBuf, PathBuf) {
+    let folder = common::folder();
+    let [tool, hold, held] = ["qemu-img", "hold", "held"].map(|name| folder.path().join(name));
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then touch '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
+         exec qemu-img \"$@\"\n",
+        hold.display(),
+        held.display()
+    );
+    fs::write(&tool, script).expect("script");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = common::settings(&folder.path().join("b"), &format!("{PLAIN}\nqemu_img_bin = {tool:?}"), "", "");
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    fs::write(&hold, "").expect("hold");
+    (Server::run(folder), hold, held)
+}
+
+#[test]
+fn an_image_of_all_is_not_removed_while_a_disk_is_made_from_it() {
+    let (server, hold, held) = holding("create");
+    let (admin, token) = (common::admin(&server), server.sign_up("pupil"));
+    let library = server.base().join("images");
+    fs::create_dir_all(&library).expect("library");
+    let mut made = Command::new("qemu-img");
+    made.args(["create", "-q", "-f", "qcow2"]).arg(library.join("lesson.qcow2")).arg("1G");
+    assert!(made.status().expect("qemu-img").success());
+    let body = json!({"name": "work", "image": "lesson.qcow2"});
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| server.call("POST", "/disks", &token, &body));
+        until("the disk is being made", || held.exists().then_some(()));
+        let removing = scope.spawn(|| server.call("DELETE", "/isos/lesson.qcow2", &admin, &Value::Null));
+        // Time enough for it to be looked at, and to be gone if nothing held it.
+        for _ in 0..100 {
+            server.call("GET", "/isos", &admin, &Value::Null);
+            assert!(library.join("lesson.qcow2").exists(), "it was removed");
+        }
+        fs::remove_file(&hold).expect("go on");
+        assert_eq!(making.join().expect("made").status, 201);
+        let refused = removing.join().expect("refused");
+        assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    });
+    server.end();
+}
+
+#[test]
+fn a_start_waits_until_its_disk_has_grown() {
+    let (server, hold, held) = holding("resize");
+    let token = server.sign_up("grower");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1})).status, 201);
+    std::thread::scope(|scope| {
+        let growing = scope.spawn(|| server.call("POST", "/disks/work/grow", &token, &json!({"size_gb": 2})));
+        until("the disk is being worked on", || held.exists().then_some(()));
+        let starting = scope.spawn(|| server.call("POST", "/run-iso", &token, &json!({"disk": "work"})));
+        until("its row is there", || (server.count("select count(*) from vms") == 1).then_some(()));
+        for _ in 0..200 {
+            server.call("GET", "/vms", &token, &Value::Null);
+            let qemus = common::processes_of(&server.base().join("runs"));
+            assert!(qemus.is_empty(), "a VM has the disk that is being worked on");
+        }
+        fs::remove_file(&hold).expect("go on");
+        let grown = growing.join().expect("grown");
+        assert_eq!(grown.status, 200, "{grown:?}");
+        let started = starting.join().expect("started");
+        assert_eq!(started.status, 200, "{started:?}");
+        server.stop(&token, &started.json["vm"]);
+    });
+    server.end();
+}

@@ -10,7 +10,7 @@ use crate::db::accounts;
 use crate::db::vms::VmRow;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
-use crate::store::{self, disks};
+use crate::store::{self, Claim, disks, images};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -42,18 +42,50 @@ pub async fn room(cx: &Cx, path: &Path, bytes: u64) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes a disk where none is; half of one is removed.
+/// Makes a disk where none is; half of one is removed. The caller has the user's claim where it is an overlay of an image.
 ///
 /// # Errors
-/// 507.
+/// 507; 404 when the image below was removed meanwhile.
 pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
     room(cx, path, 0).await?;
+    let _library = library(cx, new).await?;
     let made = qemu_img(cx, |program| disk_args::qemu_img_create(program, path, new)).await;
     if made.is_err() {
         let path = path.to_owned();
         let _ = cx.disk(move || store::remove(&path)).await;
     }
     made.map(drop)
+}
+
+/// The claim of the shared library where the image below is one of its: until its overlay is there nothing tells that it is needed, and whoever
+/// removes or replaces it looks first. That it is there still is looked at in the claim.
+async fn library(cx: &Cx, new: &NewDisk) -> Result<Option<Claim>, Problem> {
+    let Some((base, _)) = &new.base else { return Ok(None) };
+    let (folder, image) = (cx.layout.images(None), base.clone());
+    let is_shared = cx.disk(move || folder.canonicalize().is_ok_and(|folder| image.starts_with(folder))).await?;
+    let claim = if is_shared { Some(cx.claims.of(images::SHARED).await) } else { None };
+    let image = base.clone();
+    if cx.disk(move || image.exists()).await? {
+        return Ok(claim);
+    }
+    Err(Problem::not_found("iso_not_found", "The image was removed meanwhile. Choose another one."))
+}
+
+/// Waits until nobody works on what a starting VM uses, its kept disk or its user's images: who comes later sees its row. The claim is
+/// to be held while disks are made.
+///
+/// # Errors
+/// 404 when the disk was removed meanwhile.
+pub async fn settled(cx: &Cx, row: &VmRow) -> Result<Claim, Problem> {
+    let claim = cx.claims.of(&row.user_id).await;
+    if let Some(name) = &row.disk {
+        let path = disks::path(&cx.layout, &row.user_id, name);
+        if !cx.disk(move || path.exists()).await? {
+            let detail = format!("The disk {name} was removed meanwhile. Give data_disk_gb to make it anew.");
+            return Err(Problem::not_found("disk_not_found", detail));
+        }
+    }
+    Ok(claim)
 }
 
 fn no_space(why: &str) -> Problem {
