@@ -524,6 +524,82 @@ fn leftovers_are_told_by_a_dry_run_and_removed_by_the_next() {
 }
 
 #[test]
+fn an_upload_that_takes_longer_than_it_is_kept_is_kept_and_its_time_begins_anew_with_each_piece() {
+    let server = server("upload_expire_hours = 1\nleftover_hours = 0");
+    let token = server.sign_up("slow");
+    let path = create(&server, &token, 20_000_000, "tiny.iso");
+    let id = path.rsplit('/').next().expect("id").to_owned();
+    let mut database = server.database();
+    let mut backdate = || {
+        let sql = format!("update uploads set expires_at = now() - interval '1 minute' where id = '{id}'");
+        database.batch_execute(&sql).expect("time passes");
+    };
+    let is_kept = || server.count("select count(*) from uploads where expires_at > now() + interval '30 minutes'") == 1;
+    let clean = || {
+        let output = server.command(&["clean"], "");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let headers = [("Upload-Offset", "0"), ("Content-Type", "application/offset+octet-stream")];
+    let mut socket = server.connect();
+    socket.write_all(tus_head(&token, "PATCH", &path, &headers, 20_000_000).as_bytes()).expect("head");
+    socket.write_all(&[7; 100_000]).expect("some");
+    until("some of it is stored", || {
+        leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 0)
+    });
+    // An hour passes; bytes go on coming.
+    backdate();
+    until("its row hears of it", || {
+        socket.write_all(&[7; 1000]).expect("some more");
+        is_kept().then_some(())
+    });
+    assert_eq!(clean(), "0 leftovers, 0 KB\n");
+    // The piece is broken off: what came is kept as long as ever.
+    backdate();
+    drop(socket);
+    until("its time begins anew", || is_kept().then_some(()));
+    let there = offset(&server, &token, &path);
+    assert!(there > 100_000, "{there}");
+    let sql = format!("update uploads set expires_at = now() + interval '1 minute' where id = '{id}'");
+    server.database().batch_execute(&sql).expect("time passes");
+    let more = patch(&server, &token, &path, there, &[7; 1000], &[]);
+    let told = more.header("upload-expires").and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).expect("a date");
+    let left = told.timestamp().as_second() - jiff::Timestamp::now().as_second();
+    assert!(more.status == 204 && left > 1800, "{left} seconds: {more:?}");
+    assert_eq!(clean(), "0 leftovers, 0 KB\n");
+    server.end();
+}
+
+#[test]
+fn a_server_that_starts_removes_what_is_left_over_and_says_so() {
+    let mut server = server("");
+    let token = server.sign_up("absent");
+    let path = create(&server, &token, 20_000_000, "a.iso");
+    assert_eq!(patch(&server, &token, &path, 0, &[7; 1000], &[]).status, 204);
+    let expired = leftovers(&server).remove(0);
+    let (stray, young) = (expired.with_file_name("0".repeat(32)), expired.with_file_name("1".repeat(32)));
+    for path in [&stray, &young] {
+        fs::write(path, b"bytes").expect("file");
+    }
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    fs::File::open(&stray).and_then(|file| file.set_modified(old)).expect("old");
+    server
+        .database()
+        .batch_execute("update uploads set expires_at = now() - interval '1 minute'")
+        .expect("time passes");
+    server.kill("-TERM");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    for path in [&expired, &stray] {
+        server.wait_for_log(&format!("janitor: removed {}", path.display()));
+        assert!(!path.exists(), "{}", path.display());
+    }
+    until("its row is gone", || (server.count("select count(*) from uploads") == 0).then_some(()));
+    assert!(young.exists(), "it may be on its way to its row");
+    server.end();
+}
+
+#[test]
 fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_later() {
     let server = server("disk_reserve_mb = 0");
     let token = server.sign_up("filler");

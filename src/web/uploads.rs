@@ -27,9 +27,12 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Running hashes kept between two pieces; one that is not there costs reading the file again.
 const KEPT_HASHES: usize = 1024;
+/// How often in the time it is kept an upload's row hears that it is worked on.
+const TELLINGS: u32 = 360;
 
 /// What is asked for, before a byte came.
 pub(super) struct Wish {
@@ -119,18 +122,24 @@ impl Drop for Work {
     }
 }
 
-/// Brings a body to `sink`, piece by piece and in order, until it ends one way or the other. The sink comes back in each case.
+/// Brings a body to `sink`, piece by piece and in order, until it ends one way or the other. The sink comes back in each case. Now and then
+/// the upload's row hears that it is worked on: who cleans up beside the server knows no more than that.
 async fn pour<S: Send + 'static>(
     cx: &Cx,
     incoming: &Incoming,
-    taken_over: &Cancel,
+    (id, taken_over): (&str, &Cancel),
     sink: S,
     work: fn(&mut S, &Buffer) -> Result<(), Problem>,
 ) -> Result<(S, Result<(), Problem>), Problem> {
     let lane = Lane::new(&cx.store, sink, work);
     let mut out: VecDeque<Done<Buffer, Problem>> = VecDeque::new();
     let mut came = Ok(());
+    let mut told = cx.now();
     loop {
+        if cx.now() - told >= kept(cx) / TELLINGS {
+            told = cx.now();
+            prolong(cx, id);
+        }
         let next = match taken_over.or(incoming.next()).await {
             Ok(Ok(next)) => next,
             Ok(Err(why)) => {
@@ -180,9 +189,23 @@ fn staged(cx: &Cx, row: &UploadRow) -> PathBuf {
     cx.layout.uploads(&row.user_id).join(&row.id)
 }
 
+/// How long an upload is kept that nobody works on. While nothing comes it is still worked on.
+fn kept(cx: &Cx) -> Duration {
+    let limits = &cx.config.limits;
+    Duration::from_secs(u64::from(limits.upload_expire_hours) * 3600 + limits.upload_stall_seconds)
+}
+
 fn expiry(cx: &Cx) -> Timestamp {
-    let seconds = i64::from(cx.config.limits.upload_expire_hours) * 3600;
-    Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap_or(Timestamp::MAX)
+    let seconds = i64::try_from(kept(cx).as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(Timestamp::now().as_second().saturating_add(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// Tells an upload's row that it is worked on; nobody waits for that, and the next time does for a database that is away.
+fn prolong(cx: &Cx, id: &str) {
+    let (story, id, expires) = (Rc::clone(cx), id.to_owned(), expiry(cx));
+    cx.spawner.spawn("prolong upload", async move {
+        let _ = story.db(uploads::prolong(&story.db, id, expires)).await;
+    });
 }
 
 /// Takes quota and disk space, makes the empty file and then its row. `size` is the most where the end is `open`.
@@ -272,7 +295,7 @@ fn forget_later(cx: &Cx, id: String) {
     let story = Rc::clone(cx);
     cx.spawner.spawn("forget upload", async move {
         while !story.stopping.get() && story.db(uploads::delete(&story.db, id.clone())).await.is_err() {
-            story.clock.sleep(std::time::Duration::from_secs(1)).await;
+            story.clock.sleep(Duration::from_secs(1)).await;
         }
     });
 }

@@ -53,14 +53,12 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         (Some(_), _) => return Err(not_a_piece()),
         (None, _) => None,
     };
-    let (row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
+    let (mut row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
     drop(stage);
-    let answer =
-        Response::empty(201).with("location", format!("/uploads/{}", row.id)).with("upload-expires", expires(&row));
     let offset = match first {
         Some((incoming, checksum)) => {
             let work = Work::on(&cx, &row.id).await;
-            match take(&cx, &req, &work, &row, (incoming, checksum), 0).await {
+            match take(&cx, &req, &work, &mut row, (incoming, checksum), 0).await {
                 Ok(offset) => offset,
                 // All of it came, and it is no image: there is nothing to go on with.
                 Err(problem) if problem.status == 422 => return Err(problem),
@@ -77,6 +75,8 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         }
         None => 0,
     };
+    let place = format!("/uploads/{}", row.id);
+    let answer = Response::empty(201).with("location", place).with("upload-expires", expires(&row));
     Ok(answer.with("upload-offset", offset.to_string()))
 }
 
@@ -157,7 +157,7 @@ async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let checksum = tus::checksum(header("upload-checksum"))?;
     let row = find(&cx, &req).await?;
     let work = Work::on(&cx, &row.id).await;
-    let row = find(&cx, &req).await?;
+    let mut row = find(&cx, &req).await?;
     let done = |offset: u64, row: &UploadRow| {
         Response::empty(204).with("upload-offset", offset.to_string()).with("upload-expires", expires(row))
     };
@@ -168,7 +168,7 @@ async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if row.done {
         return Err(elsewhere(row.size));
     }
-    let offset = take(&cx, &req, &work, &row, (incoming, checksum), from).await?;
+    let offset = take(&cx, &req, &work, &mut row, (incoming, checksum), from).await?;
     Ok(done(offset, &row))
 }
 
@@ -191,7 +191,7 @@ async fn take(
     cx: &Cx,
     req: &Req,
     work: &Work,
-    row: &UploadRow,
+    row: &mut UploadRow,
     (incoming, checksum): (&Incoming, Option<Checksum>),
     from: u64,
 ) -> Result<u64, Problem> {
@@ -207,16 +207,17 @@ async fn take(
         return Err(not_written(&StageError::TooLong));
     }
     let marked = checksum.as_ref().map(|_| from);
-    cx.db(uploads::touch(&cx.db, row.id.clone(), marked, expiry(cx))).await?;
+    touch(cx, row, marked).await?;
     if let Some(checksum) = &checksum {
         stage.check_piece(checksum.algorithm);
     }
     let write = |stage: &mut Stage, buffer: &Buffer| stage.write(buffer.filled()).map_err(|e| not_written(&e));
-    let (back, came) = pour(cx, incoming, &work.taken_over, stage, write).await?;
+    let (back, came) = pour(cx, incoming, (&row.id, &work.taken_over), stage, write).await?;
     let (stage, settled) = settle(cx, back, checksum.as_ref(), came).await?;
+    // Whatever came of the piece, the file is as it counts now, and its time begins anew.
+    let touched = touch(cx, row, None).await;
     if marked.is_some() {
-        // Whatever came of the piece, the file is as it counts now.
-        cx.db(uploads::touch(&cx.db, row.id.clone(), None, expiry(cx))).await?;
+        touched?;
     }
     let offset = stage.length();
     if let Err(problem) = settled {
@@ -228,6 +229,14 @@ async fn take(
         return Ok(offset);
     }
     finish(cx, req, row, stage).await.map(|()| offset)
+}
+
+/// It was worked on.
+async fn touch(cx: &Cx, row: &mut UploadRow, verified_to: Option<u64>) -> Result<(), Problem> {
+    let expires = expiry(cx);
+    cx.db(uploads::touch(&cx.db, row.id.clone(), verified_to, expires)).await?;
+    (row.verified_to, row.expires_at) = (verified_to, expires);
+    Ok(())
 }
 
 /// Brings what is whole to its place.
