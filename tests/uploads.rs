@@ -751,6 +751,40 @@ fn a_disk_image_that_names_another_file_is_refused_when_it_comes() {
 }
 
 #[test]
+fn a_disk_image_that_is_not_whole_is_refused_and_one_with_leaks_is_not() {
+    let server = server("");
+    let token = server.sign_up("halver");
+    let folder = tempfile::tempdir().expect("folder");
+    let mut whole = qcow2(folder.path(), 1, &[]);
+    let path = folder.path().join("1.qcow2");
+    let written = Command::new("qemu-io").args(["-c", "write -P 7 0 8M"]).arg(&path).output().expect("qemu-io");
+    assert!(written.status.success(), "{written:?}");
+    let filled = fs::read(&path).expect("image");
+    let mut damaged = filled.clone();
+    // The first block of reference counts, behind its table.
+    damaged[2 << 16..][..4096].fill(0);
+    let bring = |bytes: &[u8]| post_form(&server, &token, &form("a.qcow2", bytes, &field("format", "qcow2")));
+    for (what, bytes) in [
+        ("half of it", &filled[..filled.len() / 2]),
+        ("damaged", &damaged),
+        ("not even its tables", &filled[..100_000]),
+    ] {
+        let answer = bring(bytes);
+        let why = answer.json["detail"].as_str().unwrap_or_default();
+        assert_eq!((answer.status, answer.code()), (422, "bad_image"), "{what}: {answer:?}");
+        assert!(why.contains("cut off") && !why.contains("/users/"), "{what}: {why}");
+        assert_no_leftovers(&server);
+    }
+    assert_eq!(bring(&filled).status, 201);
+    // A cluster that is counted and that nothing refers to.
+    whole.resize(8 << 16, 0);
+    whole[(2 << 16) + 2 * 7 + 1] = 1;
+    let leaks = bring(&whole);
+    assert_eq!(leaks.status, 201, "{leaks:?}");
+    server.end();
+}
+
+#[test]
 fn an_image_that_an_administrator_brings_for_all_is_seen_and_started_by_others() {
     let server = server("");
     let (admin, user) = (common::admin(&server), server.sign_up("pupil"));

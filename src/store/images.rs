@@ -50,7 +50,7 @@ pub fn check(head: &[u8], size: u64, format: Format) -> Result<(), Problem> {
     }
     match format {
         Format::Iso => iso9660::check(head, size).map(drop).map_err(|e| wrong(e.to_string())),
-        Format::Qcow2 => qcow2::check(head).map(drop).map_err(|e| wrong(e.to_string())),
+        Format::Qcow2 => qcow2::check(head, size).map(drop).map_err(|e| wrong(e.to_string())),
         Format::Raw if head.starts_with(b"QFI\xfb") => Err(wrong("it is a qcow2 image; say so in format".into())),
         Format::Raw if !size.is_multiple_of(512) => {
             Err(wrong("a disk has whole sectors of 512 bytes; was the download complete?".into()))

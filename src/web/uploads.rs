@@ -21,6 +21,7 @@ use crate::reactor::task::{Cancel, Latch};
 use crate::store::images;
 use crate::store::names::{self, Format};
 use crate::store::stage::{Progress, Stage, StageError};
+use crate::vm::disks::{check_image, quota_bytes};
 use crate::work::lane::{Done, Lane};
 use jiff::Timestamp;
 use std::cell::RefCell;
@@ -217,7 +218,7 @@ async fn reserve(
     metadata: Option<String>,
 ) -> Result<(UploadRow, Stage), Problem> {
     let user = req.caller()?.user.id.clone();
-    let quota = crate::vm::disks::quota_bytes(cx, &user).await?;
+    let quota = quota_bytes(cx, &user).await?;
     let _claim = cx.claims.of(&user).await;
     let (layout, config, uid) = (cx.layout.clone(), std::sync::Arc::clone(&cx.config), user.clone());
     let (used, free) = cx
@@ -320,7 +321,11 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
             (stage, outcome)
         })
         .await?;
-    let sha256 = sha256.inspect_err(|_| cx.metrics.upload("refused"))?;
+    let sound = match sha256 {
+        Ok(sha256) if format == Format::Qcow2 => check_image(cx, stage.path()).await.map(|()| sha256),
+        sha256 => sha256,
+    };
+    let sha256 = sound.inspect_err(|_| cx.metrics.upload("refused"))?;
     let default = if row.shared || format != Format::Iso {
         None
     } else {
