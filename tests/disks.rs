@@ -206,6 +206,33 @@ fn hostile_and_broken_disk_images_are_refused() {
 }
 
 #[test]
+fn an_image_that_claims_more_than_a_vm_may_write_to_is_not_started_but_the_operators_is() {
+    let folder = common::folder();
+    let big = folder.path().join("class.qcow2");
+    let make = |path: &std::path::Path| {
+        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg("3G").status();
+        assert!(made.expect("qemu-img").success());
+    };
+    make(&big);
+    let profile = format!("base_disk = {big:?}\n{OWN}");
+    let text = common::settings(&folder.path().join("b"), PLAIN, "max_data_disk_gb = 2", &profile);
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("filler");
+    let images = folder_of(&server, &token).join("images");
+    fs::create_dir_all(&images).expect("folder");
+    make(&images.join("huge.qcow2"));
+    let refused = server.call("POST", "/run-iso", &token, &json!({"iso": "huge.qcow2"}));
+    assert_eq!((refused.status, &refused.json["field"]), (422, &json!("iso")), "{refused:?}");
+    assert!(refused.json["detail"].as_str().is_some_and(|why| why.contains("3 GiB")), "{refused:?}");
+    server.assert_nothing_left();
+    let vm = run(&server, &token, &Value::Null);
+    assert_eq!(vm["iso"], json!("class.qcow2"));
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn a_snapshot_brings_disk_and_memory_back() {
     let server = Server::start();
     let token = server.sign_up("saver");

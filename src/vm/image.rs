@@ -85,11 +85,34 @@ pub fn media(config: &Config, profile: &Profile, wish: &Wish) -> Result<Image, P
             image.new_kept = Some(NewDisk { gb: made, base });
         }
         (None, _) => {
+            if let Some((path, format)) =
+                base.as_ref().filter(|(path, _)| is_users_own(config, profile, &wish.user, path))
+            {
+                bounded(size_gb(path, format), config.limits.max_data_disk_gb)?;
+            }
             image.overlay = base.map(|base| NewDisk { gb: None, base: Some(base) });
             image.scratch = gb.map(|gb| NewDisk { gb: Some(gb), base: None });
         }
     }
     Ok(image)
+}
+
+/// Whether a user brought this image himself. What an operator or administrator gives to start from may be of any size.
+fn is_users_own(config: &Config, profile: &Profile, uid: &str, image: &Path) -> bool {
+    let library = Layout::new(&config.base_dir).images(Some(uid)).canonicalize();
+    let default = images::default_place(profile, uid);
+    library.is_ok_and(|library| image.starts_with(library))
+        || default.is_some_and(|default| images::is_same(&default, image))
+}
+
+/// What a guest may fill of an overlay is as much as the image says it has.
+fn bounded(gb: u32, most: u32) -> Result<(), Problem> {
+    if gb <= most {
+        return Ok(());
+    }
+    let why =
+        format!("is a disk of {gb} GiB, and {most} are the most a VM may write to; keep it as a disk of your own");
+    Err(Problem::unprocessable("iso", why))
 }
 
 /// The size in GiB of a kept disk, if it is there.
