@@ -336,8 +336,19 @@ fn a_vm_without_a_disk_is_told_the_remedy() {
         "{refused:?}"
     );
     server.stop(&token, &vm);
-    let ended = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "x"}));
-    assert_eq!((ended.status, ended.code()), (409, "no_disk"), "{ended:?}");
+    let kept = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    server.stop(&token, &kept);
+    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
+    for ended in [&vm, &kept] {
+        let none = snapshots(&server, &token, ended, "GET", "", &Value::Null);
+        assert_eq!((none.status, none.json), (200, json!({"snapshots": []})));
+        for (method, rest, body) in
+            [("POST", "", json!({"name": "x"})), ("POST", "/x/restore", Value::Null), ("DELETE", "/x", Value::Null)]
+        {
+            let refused = snapshots(&server, &token, ended, method, rest, &body);
+            assert_eq!((refused.status, refused.code()), (409, "no_disk"), "{method} {rest}: {refused:?}");
+        }
+    }
     server.end();
 }
 
