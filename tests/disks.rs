@@ -325,6 +325,23 @@ fn a_snapshot_whose_name_is_the_number_of_another_is_not_restored_in_its_place()
 }
 
 #[test]
+fn the_quota_that_is_told_is_the_one_that_is_kept() {
+    let server = Server::with(PLAIN, "disk_quota_gb = 3\ndisk_reserve_mb = 0", "");
+    let token = server.sign_up("counter");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1})).status, 201);
+    assert_eq!(disks(&server, &token)["quota"], json!({"used_gb": 1, "limit_gb": 3}));
+    // Snapshots take more than the guest sees.
+    let path = folder_of(&server, &token).join("disks/work.qcow2");
+    let more = Command::new("fallocate").args(["-l", "1200M"]).arg(&path).status().expect("fallocate");
+    assert!(more.success());
+    assert_eq!(disks(&server, &token)["quota"], json!({"used_gb": 2, "limit_gb": 3}));
+    let make =
+        |name: &str, gb: u32| server.call("POST", "/disks", &token, &json!({"name": name, "size_gb": gb})).status;
+    assert_eq!((make("big", 2), make("small", 1)), (413, 201));
+    server.end();
+}
+
+#[test]
 fn a_vm_without_a_disk_is_told_the_remedy() {
     let server = Server::start();
     let token = server.sign_up("diskless");

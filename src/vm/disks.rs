@@ -121,9 +121,7 @@ fn no_space(why: &str) -> Problem {
 pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Result<(), Problem> {
     let (layout, owner, but) = (cx.layout.clone(), uid.to_owned(), but.map(str::to_owned));
     let there = cx.disk(move || disks::list(&layout, &owner)).await?;
-    // A disk with snapshots may take more than the guest sees.
-    let takes = |disk: &disks::Listed| disk.size.max(disk.used).div_ceil(1 << 30);
-    let used: u64 = there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(takes).sum();
+    let used: u64 = there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(disks::Listed::counts_gb).sum();
     let quota = quota_gb(cx, uid).await?;
     if used + u64::from(gb) <= quota {
         return Ok(());

@@ -22,7 +22,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let limit = crate::vm::disks::quota_gb(&cx, &uid).await?;
     let layout = cx.layout.clone();
     let found = cx.disk(move || disks::list(&layout, &uid)).await?;
-    let used: u64 = found.iter().map(|disk| disk.size.div_ceil(1 << 30)).sum();
+    let used: u64 = found.iter().map(Listed::counts_gb).sum();
     let all: Vec<Value> = found.iter().map(|disk| to_json(disk, attached.as_ref())).collect();
     let quota = json!({ "used_gb": used, "limit_gb": limit });
     Ok(Response::json(200, &json!({ "disks": all, "quota": quota })))
