@@ -805,6 +805,26 @@ fn an_image_that_an_administrator_brings_for_all_is_seen_and_started_by_others()
 }
 
 #[test]
+fn an_image_for_all_is_not_held_to_the_quota_of_the_administrator_who_brings_it() {
+    let server = server("upload_quota_mb = 1");
+    let admin = common::admin(&server);
+    let iso = fs::read(image()).expect("image");
+    let encoded = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let size = iso.len().to_string();
+    let begin = |shared: &str| {
+        let metadata = format!("filename {},shared {}", encoded("lesson.iso"), encoded(shared));
+        let headers = [("Upload-Length", size.as_str()), ("Upload-Metadata", metadata.as_str())];
+        tus(&server, &admin, "POST", "/uploads/", &headers, b"")
+    };
+    assert_eq!(begin("false").code(), "quota_exceeded");
+    let made = begin("true");
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(patch(&server, &admin, made.header("location").expect("location"), 0, &iso, &[]).status, 204);
+    assert_eq!(isos(&server, &admin)[0]["shared"], json!(true));
+    server.end();
+}
+
+#[test]
 fn a_form_whose_server_was_killed_leaves_nothing_and_its_removal_is_told() {
     let mut server = server("");
     let token = server.sign_up("unlucky");

@@ -227,7 +227,8 @@ async fn reserve(
             (images::used(&layout, &profiles, &uid), crate::sys::statvfs::free_bytes(layout.base()))
         })
         .await?;
-    if !open_end && size > quota.saturating_sub(used) {
+    // What all have is nobody's quota, here as in the row.
+    if !wish.shared && !open_end && size > quota.saturating_sub(used) {
         return Err(over_quota(quota.saturating_sub(used)));
     }
     let keep = cx.config.limits.disk_reserve_mb << 20;
