@@ -825,6 +825,22 @@ fn an_image_for_all_is_not_held_to_the_quota_of_the_administrator_who_brings_it(
 }
 
 #[test]
+fn a_form_that_cannot_even_be_begun_is_not_counted_for_ever() {
+    let server = server("");
+    let token = server.sign_up("barred");
+    // A file where the folder should be.
+    let folder = server.base().join("users").join(uid(&server, &token));
+    fs::create_dir_all(&folder).expect("folder");
+    fs::write(folder.join("uploads"), "").expect("file");
+    let refused = post_form(&server, &token, &form("a.iso", b"x", ""));
+    assert_eq!((refused.status, refused.code()), (507, "not_stored"), "{refused:?}");
+    let metrics = server.raw("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let page = String::from_utf8_lossy(&metrics.body);
+    assert!(page.contains("\nvmshare_uploads_active 0\n"), "{page}");
+    server.end();
+}
+
+#[test]
 fn a_form_whose_server_was_killed_leaves_nothing_and_its_removal_is_told() {
     let mut server = server("");
     let token = server.sign_up("unlucky");

@@ -254,7 +254,11 @@ async fn reserve(
         cx.uploads.forms.borrow_mut().insert(new.id.clone());
     }
     let path = staged(cx, &new);
-    let mut stage = cx.store(move || Stage::create(&path, size.min(free))).await?.map_err(|e| stored(&e))?;
+    let made = cx.store(move || Stage::create(&path, size.min(free))).await;
+    let made = made.and_then(|made| made.map_err(|e| stored(&e)));
+    let mut stage = made.inspect_err(|_| {
+        cx.uploads.forms.borrow_mut().remove(&new.id);
+    })?;
     let room = Room { used, quota, uploads: cx.config.limits.uploads_per_user };
     let id = new.id.clone();
     let refusal = match cx.db(uploads::reserve(&cx.db, new.clone(), room, open_end)).await {
