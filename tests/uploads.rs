@@ -330,6 +330,33 @@ fn an_upload_in_pieces_with_checksums_becomes_the_image() {
 }
 
 #[test]
+fn first_bytes_that_come_with_the_creation_are_told_as_they_are() {
+    let server = server("disk_reserve_mb = 0");
+    let token = server.sign_up("eager");
+    let iso = fs::read(image()).expect("image");
+    let size = iso.len().to_string();
+    let begin = |bytes: &[u8], checksum: &[(&str, &str)]| {
+        let mut headers = vec![("Upload-Length", size.as_str()), ("Content-Type", "application/offset+octet-stream")];
+        headers.extend(checksum);
+        tus(&server, &token, "POST", "/uploads/", &headers, bytes)
+    };
+    let wrong = begin(&iso[..1000], &[("Upload-Checksum", "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=")]);
+    assert_eq!((wrong.status, wrong.code()), (460, "checksum_mismatch"), "{wrong:?}");
+    assert_no_leftovers(&server);
+    // The disk is full in the middle: what is there counts.
+    let disk = SmallDisk::over(&server.base().join("users"), 8);
+    let made = begin(&iso, &[]);
+    assert_eq!(made.status, 201, "{made:?}");
+    let path = made.header("location").expect("location");
+    let told: usize = made.header("upload-offset").and_then(|n| n.parse().ok()).expect("offset");
+    assert!(told > 1 << 20 && told == offset(&server, &token, path), "{told}");
+    disk.grow(64);
+    assert_eq!(patch(&server, &token, path, told, &iso[told..], &[]).status, 204);
+    drop(disk);
+    server.end();
+}
+
+#[test]
 fn an_upload_goes_on_after_the_server_was_killed_where_it_was_told_or_further() {
     let mut server = server("");
     let token = server.sign_up("killed");

@@ -17,6 +17,8 @@ use crate::web::isos::replaceable;
 use std::rc::Rc;
 
 const PIECE: &str = "application/offset+octet-stream";
+/// A piece is not what its checksum says.
+const WRONG: &str = "checksum_mismatch";
 
 /// `OPTIONS /uploads`: what is spoken.
 pub async fn options(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
@@ -62,8 +64,13 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
                 Ok(offset) => offset,
                 // All of it came, and it is no image: there is nothing to go on with.
                 Err(problem) if problem.status == 422 => return Err(problem),
-                // What else went wrong with the first bytes is told when the client goes on.
-                Err(_) => 0,
+                // The client is not told where to go on, so it begins anew.
+                Err(problem) if problem.code == WRONG => {
+                    discard(&cx, &row).await;
+                    return Err(problem);
+                }
+                // What else went wrong with the first bytes is told when the client goes on, from the last that is there.
+                Err(_) => hold_back(&cx, &row).await?,
             }
         }
         // An empty file is whole at once, and no image.
@@ -273,7 +280,7 @@ async fn settle(
         let outcome = match synced {
             Err(e) => Err(stored(&e)),
             Ok(()) if wrong && came.is_ok() => {
-                Err(Problem::new(460, "checksum_mismatch", "The piece is not what its checksum says. Send it again."))
+                Err(Problem::new(460, WRONG, "The piece is not what its checksum says. Send it again."))
             }
             Ok(()) => came,
         };
