@@ -912,7 +912,24 @@ fn what_a_client_is_told_is_on_the_disk_before() {
     let server = server("");
     let token = server.sign_up("careful");
     let iso = fs::read(image()).expect("image");
-    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let mut begun = String::new();
+    let calls = traced(&server, || begun = create(&server, &token, iso.len(), "tiny.iso"));
+    let path = begun;
+    let told = calls.iter().position(|call| call.contains("HTTP/1.1 201")).expect("the answer");
+    // The file's folder, and those that were made on the way to it.
+    for folder in ["/uploads>", &format!("/users/{}>", uid(&server, &token)), "/users>"] {
+        let synced = calls[..told].iter().any(|call| call.contains("fsync(") && call.contains(folder));
+        assert!(synced, "{folder} is not on the disk\n{}", calls.join("\n"));
+    }
+    let made = traced(&server, || {
+        let made = server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
+        assert_eq!(made.status, 201, "{made:?}");
+    });
+    let told = made.iter().position(|call| call.contains("HTTP/1.1 201")).expect("the answer");
+    for what in ["/disks/work.qcow2>", "/disks>"] {
+        let synced = made[..told].iter().any(|call| call.contains("fsync(") && call.contains(what));
+        assert!(synced, "{what} is not on the disk\n{}", made.join("\n"));
+    }
     let half = iso.len() / 2;
     let staged = path.rsplit('/').next().expect("id").to_owned();
     let calls = traced(&server, || assert_eq!(patch(&server, &token, &path, 0, &iso[..half], &[]).status, 204));

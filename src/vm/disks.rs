@@ -75,6 +75,21 @@ pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
     made.map(drop)
 }
 
+/// [`make`] for a disk that is kept: on the disk for good, or not at all.
+///
+/// # Errors
+/// As [`make`].
+pub async fn make_kept(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
+    make(cx, path, new).await?;
+    let made = path.to_owned();
+    let synced = cx.disk(move || {
+        let synced = store::sync_made(&made);
+        // The caller says that there is none.
+        synced.inspect_err(|_| drop(store::remove(&made)))
+    });
+    synced.await?.map_err(|e| no_space(&e.to_string()))
+}
+
 /// The claim of the shared library where the image below is one of its: until its overlay is there nothing tells that it is needed, and whoever
 /// removes or replaces it looks first. That it is there still is looked at in the claim.
 async fn library(cx: &Cx, new: &NewDisk) -> Result<Option<Claim>, Problem> {
@@ -165,7 +180,7 @@ pub async fn make_for(cx: &Cx, row: &VmRow, new: &NewDisk) -> Result<(), Problem
         if there.exists() { Ok(false) } else { std::fs::write(&note, name).map(|()| true) }
     });
     match noted.await? {
-        Ok(true) => make(cx, &path, new).await,
+        Ok(true) => make_kept(cx, &path, new).await,
         Ok(false) => {
             Err(Problem::conflict("disk_exists", "That disk was made by another request meanwhile. Start again."))
         }

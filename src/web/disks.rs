@@ -111,7 +111,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(Problem::unprocessable("size_gb", format!("must be at least the image's {least} GiB")));
     }
     work::check_quota(&cx, &uid, gb.unwrap_or(least), None).await?;
-    work::make(&cx, &path, &NewDisk { gb, base }).await?;
+    work::make_kept(&cx, &path, &NewDisk { gb, base }).await?;
     let made = one(&cx, &uid, &name).await?;
     super::auth::audit(&cx, &req, &caller.user, "create disk", &name).await;
     Ok(Response::json(201, &json!({ "disk": to_json(&made, None) })))
