@@ -141,7 +141,8 @@ struct Under(Rc<Vm>, Cx);
 impl Under {
     fn begin(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Self, Problem> {
         if let Some(job) = &*vm.job.borrow() {
-            let detail = format!("A snapshot job ({} {}) is under way. Wait for its end.", job.what, job.name);
+            let detail =
+                format!("A snapshot job ({}) is under way. Wait for its end.", [job.what, &job.name].join(" ").trim());
             return Err(Problem::conflict("snapshot_busy", detail));
         }
         vm.job.replace(Some(Job { what: act.words().0, name: name.to_owned(), percent: 0 }));
@@ -222,18 +223,17 @@ async fn end(cx: &Cx, process: &Process, id: &str, under: &Under) -> Result<(), 
 pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
     let process = Rc::clone(&vm.process.borrow());
     let Ok(jobs) = process.execute("query-jobs", None).await else { return };
-    let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job.get("id").and_then(Value::as_str));
-    let ours: Vec<String> = ids.filter(|id| id.starts_with(JOBS)).map(str::to_owned).collect();
+    let ours: Vec<(String, Act)> = jobs.as_array().into_iter().flatten().filter_map(ours).collect();
     if ours.is_empty() {
         // It may have ended between the job's end and this.
         agent::plug(cx, &process).await;
     }
-    for id in ours {
+    for (id, act) in ours {
         let (cx, vm, process) = (Rc::clone(cx), Rc::clone(vm), Rc::clone(&process));
         let spawner = cx.spawner.clone();
         spawner.spawn("snapshot of a former server", async move {
-            // Only one job was ever under way.
-            let Ok(under) = Under::begin(&cx, &vm, Act::Save, "") else { return };
+            // Only one job was ever under way. QEMU does not say which snapshot it is of.
+            let Ok(under) = Under::begin(&cx, &vm, act, "") else { return };
             match end(&cx, &process, &id, &under).await {
                 Ok(()) => log::info!(vmid:% = vm.vmid; "a snapshot job of the former server has ended"),
                 Err(e) => log::warn!(vmid:% = vm.vmid; "a snapshot job of the former server failed: {}", e.detail),
@@ -241,6 +241,15 @@ pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
             agent::plug(&cx, &process).await;
         });
     }
+}
+
+/// The id of a job that a server of ours began, and what it does.
+fn ours(job: &Value) -> Option<(String, Act)> {
+    let text = |name: &str| job.get(name).and_then(Value::as_str);
+    let id = text("id").filter(|id| id.starts_with(JOBS))?;
+    let kind = text("type")?;
+    let act = [Act::Save, Act::Restore, Act::Delete].into_iter().find(|act| act.words().1 == kind)?;
+    Some((id.to_owned(), act))
 }
 
 /// A name that can be taken, or that is there.
@@ -313,6 +322,18 @@ pub async fn offline(cx: &Cx, disk: &Path, act: Act, name: &str) -> Result<Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_of_a_former_server_is_told_as_what_it_is() {
+        for (kind, act) in
+            [("snapshot-save", Act::Save), ("snapshot-load", Act::Restore), ("snapshot-delete", Act::Delete)]
+        {
+            let job = json!({ "id": "snapshot-0123456789ab", "type": kind, "status": "running" });
+            assert_eq!(ours(&job), Some(("snapshot-0123456789ab".to_owned(), act)));
+        }
+        assert_eq!(ours(&json!({ "id": "snapshot-1", "type": "commit" })), None);
+        assert_eq!(ours(&json!({ "id": "drive0", "type": "snapshot-save" })), None);
+    }
 
     #[test]
     fn the_list_is_read_as_qemu_writes_it() {
