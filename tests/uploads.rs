@@ -254,6 +254,26 @@ fn tus_says_what_it_speaks_and_refuses_what_it_does_not() {
     assert_eq!(options.header("tus-version"), Some("1.0.0"));
     assert_eq!(options.header("tus-extension"), Some("creation,creation-with-upload,termination,checksum,expiration"));
     assert!(options.header("tus-checksum-algorithm").is_some_and(|names| names.split(',').any(|name| name == "sha1")));
+    assert_eq!((options.header("tus-resumable"), options.header("tus-max-size")), (Some("1.0.0"), None));
+    let deferred = tus(&server, &token, "POST", "/uploads/", &[("Upload-Defer-Length", "1")], b"");
+    assert_eq!((deferred.status, deferred.code()), (400, "length_needed"), "{deferred:?}");
+    // Each refusal says the version, whoever makes it.
+    let ask = |method: &str, path: &str, extra: &str| {
+        let answer = server.raw(&format!("{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{extra}\r\n"));
+        assert_eq!(answer.header("tus-resumable"), Some("1.0.0"), "{method} {path}: {answer:?}");
+        answer.status
+    };
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let foreign = format!("{bearer}Origin: https://elsewhere.example\r\n");
+    assert_eq!(ask("POST", "/uploads/", ""), 401);
+    assert_eq!(ask("POST", "/uploads/", &foreign), 403);
+    assert_eq!(
+        ask("PATCH", "/uploads/0123456789abcdef0123456789abcdef", &format!("{bearer}{}", "Tus-Resumable: 1.0.0\r\n")),
+        415
+    );
+    assert_eq!(ask("HEAD", "/uploads/no/such", &bearer), 404);
+    assert_eq!(ask("PUT", "/uploads/", &bearer), 405);
+    assert_eq!(ask("POST", "/uploads/", &bearer), 412);
     let without = server.call("POST", "/uploads/", &token, &Value::Null);
     assert_eq!((without.status, without.header("tus-version")), (412, Some("1.0.0")));
     let post = |headers: &[(&str, &str)]| tus(&server, &token, "POST", "/uploads/", headers, b"").status;
@@ -326,6 +346,33 @@ fn an_upload_in_pieces_with_checksums_becomes_the_image() {
     let listed = isos(&server, &token);
     assert_eq!((&listed[0]["name"], &listed[0]["sha256"]), (&json!("tiny.iso"), &json!(sha256(&iso))), "{listed:?}");
     assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn a_client_that_can_only_post_says_what_it_means() {
+    let server = server("");
+    let token = server.sign_up("poster");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let headers = [
+        ("X-HTTP-Method-Override", "PATCH"),
+        ("Upload-Offset", "0"),
+        ("Content-Type", "application/offset+octet-stream"),
+    ];
+    let done = tus(&server, &token, "POST", &path, &headers, &iso);
+    assert_eq!((done.status, done.header("upload-offset")), (204, Some(iso.len().to_string().as_str())), "{done:?}");
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    let other = create(&server, &token, iso.len(), "other.iso");
+    let gone = tus(&server, &token, "POST", &other, &[("X-HTTP-Method-Override", "DELETE")], b"");
+    assert_eq!(gone.status, 204, "{gone:?}");
+    assert_no_leftovers(&server);
+    // Nothing else is meant by it, and nowhere else.
+    assert_eq!(
+        tus(&server, &token, "POST", "/isos/tiny.iso", &[("X-HTTP-Method-Override", "DELETE")], b"").status,
+        405
+    );
+    assert_eq!(tus(&server, &token, "POST", &other, &[("X-HTTP-Method-Override", "GET")], b"").status, 405);
     server.end();
 }
 

@@ -9,7 +9,7 @@ mod form;
 mod tus;
 
 pub use form::form;
-pub use tus::{append, create, options, remove, status};
+pub use tus::{append, create, is_tus, options, remove, status};
 
 use super::Req;
 use crate::config::Profile;

@@ -20,23 +20,22 @@ const PIECE: &str = "application/offset+octet-stream";
 /// A piece is not what its checksum says.
 const WRONG: &str = "checksum_mismatch";
 
-/// `OPTIONS /uploads`: what is spoken.
-pub async fn options(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
-    let most = cx.config.limits.upload_quota_mb << 20;
+/// True for the paths of the protocol: each answer there says the version.
+#[must_use]
+pub fn is_tus(path: &str) -> bool {
+    path.strip_prefix("/uploads").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `OPTIONS /uploads`: what is spoken. No largest size: it is each user's quota, and who asks here is not known.
+pub async fn options(_: Cx, _: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::empty(204)
-        .with("tus-resumable", tus::VERSION)
         .with("tus-version", tus::VERSION)
         .with("tus-extension", tus::EXTENSIONS)
-        .with("tus-checksum-algorithm", tus::CHECKSUMS)
-        .with("tus-max-size", most.to_string()))
+        .with("tus-checksum-algorithm", tus::CHECKSUMS))
 }
 
 /// `POST /uploads`: makes an upload, and takes its first bytes where they come with it.
 pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(create_it(cx, req).await)
-}
-
-async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("upload-length").is_none() && header("upload-defer-length").is_some() {
@@ -89,10 +88,6 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// `HEAD /uploads/{id}`: how far it is, on the disk.
 pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(status_it(cx, req).await)
-}
-
-async fn status_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let work = Work::on(&cx, &row.id).await;
@@ -151,10 +146,6 @@ async fn hold_back(cx: &Cx, row: &UploadRow) -> Result<u64, Problem> {
 
 /// `PATCH /uploads/{id}`: the next bytes.
 pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(append_it(cx, req).await)
-}
-
-async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("content-type") != Some(PIECE) {
@@ -181,10 +172,6 @@ async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 
 /// `DELETE /uploads/{id}`.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(remove_it(cx, req).await)
-}
-
-async fn remove_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let _work = Work::on(&cx, &row.id).await;
@@ -350,12 +337,6 @@ fn speaks(head: &Head) -> Result<(), Problem> {
     }
     let detail = format!("This is a tus {} server: send Tus-Resumable: {}.", tus::VERSION, tus::VERSION);
     Err(Problem::new(412, "tus_version", detail).with("tus-version", tus::VERSION))
-}
-
-/// Each answer says which version is spoken.
-fn spoken(answer: Result<Response, Problem>) -> Result<Response, Problem> {
-    let (name, version) = ("tus-resumable", tus::VERSION);
-    answer.map(|response| response.with(name, version)).map_err(|problem| problem.with(name, version))
 }
 
 fn not_a_piece() -> Problem {
