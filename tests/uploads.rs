@@ -150,6 +150,33 @@ fn an_image_by_form_is_hashed_listed_and_boots() {
 }
 
 #[test]
+fn an_image_that_the_old_version_left_is_listed_counted_and_can_be_removed() {
+    let server = server("");
+    let (token, other) = (server.sign_up("settler"), server.sign_up("other"));
+    let name = format!("{}.iso", uid(&server, &token));
+    let place = server.base().join("uploads").join(&name);
+    fs::create_dir_all(place.parent().expect("folder")).expect("folder");
+    fs::copy(image(), &place).expect("image");
+    assert_eq!(isos(&server, &token)[0]["name"], json!(name));
+    let remove = |token: &str, name: &str| {
+        let answer = server.call("DELETE", &format!("/isos/{name}"), token, &Value::Null);
+        (answer.status, answer.code().to_owned())
+    };
+    assert_eq!(remove(&other, &name).0, 404);
+    let vm = server.launch(&token);
+    assert_eq!(remove(&token, &name), (409, "image_in_use".to_owned()));
+    server.stop(&token, &vm);
+    assert_eq!(remove(&token, &name).0, 204);
+    assert!(!place.exists());
+    assert_eq!(server.call("GET", "/isos", &token, &Value::Null).json["quota"]["used"], json!(0));
+    // The second name of one in the library goes with that, and not by itself.
+    assert_eq!(post_form(&server, &token, &form("a.iso", &fs::read(image()).expect("image"), "")).status, 201);
+    assert_eq!(remove(&token, &name).0, 404);
+    assert_eq!((remove(&token, "a.iso").0, place.exists()), (204, false));
+    server.end();
+}
+
+#[test]
 fn a_form_that_brings_no_good_image_says_why_and_leaves_nothing() {
     let server = server("upload_quota_mb = 32");
     let token = server.sign_up("wrong");

@@ -206,6 +206,20 @@ pub fn used(layout: &Layout, profiles: &[&Profile], uid: &str) -> u64 {
     library.chain(defaults).filter(|about| seen.insert(identity(about))).map(|about| about.len()).sum()
 }
 
+/// The folder that has a user's own image of this name: his library, or, for what the old version left, one of `defaults`. There a second
+/// name of an image in the library is no image of its own.
+#[must_use]
+pub fn own_folder(layout: &Layout, defaults: &[PathBuf], uid: &str, name: &str) -> Option<PathBuf> {
+    let mine = layout.images(Some(uid));
+    if mine.join(name).is_file() {
+        return Some(mine);
+    }
+    let is_listed = |default: &Path| library(&mine).any(|(other, _)| is_same(&mine.join(other), default));
+    let named = defaults.iter().find(|default| default.file_name().is_some_and(|file| file == name))?;
+    let alone = named.is_file() && !is_listed(named);
+    alone.then(|| named.parent().map(Path::to_owned)).flatten()
+}
+
 /// Names, own or shared, that are the same file as `path`.
 #[must_use]
 pub fn is_same(a: &Path, b: &Path) -> bool {

@@ -52,18 +52,23 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
     let (uid, name) = (subject(&req)?, names::known_image(req.param(0))?.to_owned());
     let _claim = cx.claims.of(&uid).await;
-    let own = cx.layout.images(Some(&uid));
-    let (file, shown) = (own.join(&name), name.clone());
-    let is_own = cx.disk(move || file.is_file()).await?;
+    let (config, layout, user, shown) = (Arc::clone(&cx.config), cx.layout.clone(), uid.clone(), name.clone());
+    let (own, defaults) = cx
+        .disk(move || {
+            let profiles: Vec<&Profile> = config.profiles.values().collect();
+            let defaults: Vec<_> =
+                profiles.iter().filter_map(|profile| images::default_place(profile, &user)).collect();
+            (images::own_folder(&layout, &defaults, &user, &shown), defaults)
+        })
+        .await?;
+    let shown = name.clone();
     // Of somebody else's only his own: a shared one is removed without naming anybody.
-    if !is_own && (!caller.is_admin() || uid != caller.user.id) {
+    if own.is_none() && (!caller.is_admin() || uid != caller.user.id) {
         return Err(not_found(&shown));
     }
-    let folder = if is_own { own } else { cx.layout.images(None) };
-    let _library = if is_own { None } else { Some(cx.claims.of(images::SHARED).await) };
+    let _library = if own.is_some() { None } else { Some(cx.claims.of(images::SHARED).await) };
+    let folder = own.unwrap_or_else(|| cx.layout.images(None));
     in_use(&cx, folder.join(&name)).await?;
-    let defaults: Vec<PathBuf> =
-        cx.config.profiles.values().filter_map(|profile| images::default_place(profile, &uid)).collect();
     let removed = cx.disk(move || images::delete(&folder, &name, &defaults)).await?;
     match removed {
         Ok(true) => {
