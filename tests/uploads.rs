@@ -182,7 +182,7 @@ fn a_form_that_brings_no_good_image_says_why_and_leaves_nothing() {
     let token = server.sign_up("wrong");
     let zeros = vec![0; 12 << 20];
     let cases: [(&str, Vec<u8>, u16, &str); 8] = [
-        ("small", form("a.iso", &zeros[..9_000_000], ""), 422, "10 MB"),
+        ("small", form("a.iso", &zeros[..10_485_759], ""), 422, "10 MB"),
         ("empty", form("a.iso", b"", ""), 422, "empty"),
         ("no image", form("a.iso", &zeros, ""), 422, "CD001"),
         ("no file", [field("format", "iso").as_bytes(), b"--XX--"].concat(), 422, "no file"),

@@ -8,7 +8,7 @@ import { $, make, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
 import { bytes, span } from "../shared/words.js";
 
-const SMALLEST = 10_000_000;
+const SMALLEST = 10 << 20;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];
