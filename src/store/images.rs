@@ -65,10 +65,9 @@ pub fn check(head: &[u8], size: u64, format: Format) -> Result<(), Problem> {
 /// Where the last upload of a user gets its second name: what the profile boots for him, if that is his alone.
 #[must_use]
 pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
-    let own = profile.base_image.contains("{uid}") || profile.prefix.contains("{uid}");
     let is_directory = profile.image_base(uid).ok()?.is_dir();
     match profile.image_rule(uid, is_directory).ok()? {
-        ImageRule::InDirectory { dir, name } if own => Some(dir.join(name)),
+        ImageRule::InDirectory { dir, name } if profile.names_users() => Some(dir.join(name)),
         _ => None,
     }
 }
