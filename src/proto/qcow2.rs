@@ -122,7 +122,7 @@ pub fn parse(head: &[u8]) -> Result<Qcow2Info, Qcow2Error> {
     Ok(Qcow2Info { size, backing, snapshots: u32::try_from(snapshots).unwrap_or(u32::MAX), least })
 }
 
-/// Reads the header of an image of `file_size` bytes that stands alone.
+/// Reads the header of an image that stands alone, of `file_size` bytes; 0 where the system does not say, as of a device.
 ///
 /// # Errors
 /// See [`Qcow2Error`].
@@ -131,7 +131,7 @@ pub fn check(head: &[u8], file_size: u64) -> Result<Qcow2Info, Qcow2Error> {
     if info.backing.is_some() {
         return Err(Qcow2Error::Backing);
     }
-    if info.least > file_size { Err(Qcow2Error::Truncated) } else { Ok(info) }
+    if file_size > 0 && info.least > file_size { Err(Qcow2Error::Truncated) } else { Ok(info) }
 }
 
 /// A big-endian number of `N` bytes.
@@ -171,6 +171,7 @@ mod tests {
             head[length_at] = length;
             assert_eq!(check(&head, end).map(|info| info.least), Ok(end));
             assert_eq!(check(&head, end - 1), Err(Qcow2Error::Truncated));
+            assert!(check(&head, 0).is_ok(), "a device's length is not known");
             head[at..at + 8].copy_from_slice(&[0xff; 8]);
             assert_eq!(check(&head, 1 << 40), Err(Qcow2Error::Truncated));
         }
