@@ -369,32 +369,88 @@ fn a_vm_without_a_disk_is_told_the_remedy() {
     server.end();
 }
 
+/// Every file below a folder by its path there, with its bytes.
+fn files_below(folder: &std::path::Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut left) = (std::collections::BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = left.pop() {
+        for entry in fs::read_dir(&next).expect("folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).expect("below").to_owned(), fs::read(&path).expect("file"));
+            }
+        }
+    }
+    found
+}
+
+/// Does something to a disk that no VM has, as `qemu-io` is told.
+fn qemu_io(disk: &std::path::Path, command: &str) {
+    let output = Command::new("qemu-io").args(["-f", "qcow2", "-c", command]).arg(disk).output().expect("qemu-io");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && !said.contains("failed"), "{command}: {output:?}");
+}
+
 #[test]
-fn a_users_folder_comes_back_from_a_backup() {
-    let server = Server::start();
+fn a_users_folder_comes_back_from_a_backup_with_bytes_snapshots_and_overlays() {
+    let server = Server::with(PLAIN, "", OWN);
     let token = server.sign_up("backup");
-    let made = server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
-    assert_eq!(made.status, 201, "{made:?}");
     let folder = folder_of(&server, &token);
     fs::create_dir_all(folder.join("images")).expect("folder");
-    fs::copy(image(), folder.join("images/mine.iso")).expect("image");
+    for name in ["mine.iso", "mine.raw"] {
+        fs::copy(image(), folder.join("images").join(name)).expect("image");
+    }
+    // A disk with what a guest wrote before and after a snapshot of its memory.
+    let vm = run(&server, &token, &json!({"iso": "mine.iso", "disk": "work", "data_disk_gb": 1}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    let write = |serial: &mut Serial, word: &str| {
+        let disk = format!("echo {word} | dd of=/dev/vda conv=sync bs=512 2>/dev/null; sync");
+        sh(serial, &format!("echo {word} > /tmp/note; {disk}; echo done-$((1+1))"), "done-2");
+    };
+    write(&mut serial, "before");
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"})).status, 201);
+    write(&mut serial, "later!");
+    server.stop(&token, &vm);
+    // An overlay of an image, with bytes of its own.
+    let layer = json!({"name": "layer", "image": "mine.raw", "size_gb": 1});
+    assert_eq!(server.call("POST", "/disks", &token, &layer).status, 201);
+    qemu_io(&folder.join("disks/layer.qcow2"), "write -P 0x5a 20M 1M");
+    let listed = || {
+        let isos = server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone();
+        (disks(&server, &token)["disks"].clone(), isos)
+    };
+    let copy = |from: &PathBuf, to: &PathBuf| {
+        assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp").success());
+    };
     let backup = server.base().join("backup");
-    assert!(Command::new("cp").arg("-a").arg(&folder).arg(&backup).status().expect("cp").success());
-    let listed = (
-        disks(&server, &token)["disks"].clone(),
-        server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone(),
-    );
+    copy(&folder, &backup);
+    let (were, bytes) = (listed(), files_below(&folder));
     fs::remove_dir_all(&folder).expect("lost");
-    assert_eq!(disks(&server, &token)["disks"], json!([]));
-    assert!(Command::new("cp").arg("-a").arg(&backup).arg(&folder).status().expect("cp").success());
-    assert_eq!(
-        (
-            disks(&server, &token)["disks"].clone(),
-            server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone()
-        ),
-        listed
-    );
-    let vm = run(&server, &token, &json!({"disk": "work", "iso": "mine.iso"}));
+    assert_eq!(listed(), (json!([]), json!([])));
+    copy(&backup, &folder);
+    // What a file takes on the host is how it was copied.
+    let mut now = listed();
+    for (before, after) in were.0.as_array().expect("disks").iter().zip(now.0.as_array_mut().expect("disks")) {
+        after["used"] = before["used"].clone();
+    }
+    assert_eq!(now, were);
+    assert!(files_below(&folder) == bytes, "a file is another one");
+    qemu_io(&folder.join("disks/layer.qcow2"), "read -P 0x5a 20M 1M");
+    let vm = run(&server, &token, &json!({"disk": "layer"}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(&mut serial, "dd if=/dev/vda bs=1M skip=20 count=1 2>/dev/null | tr -d Z | wc -c; echo said-$((1+1))", "said-2");
+    assert!(serial.text.contains("\r\n0\r\n"), "{:?}", serial.text);
+    server.stop(&token, &vm);
+    // It need not have booted: it goes on where the snapshot was taken.
+    qemu_io(&folder.join("disks/work.qcow2"), "read -P 0x6c 0 1");
+    let vm = run(&server, &token, &json!({"iso": "mine.iso", "disk": "work"}));
+    let mut serial = terminal(&server, &token, &vm);
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null).status, 200);
+    sh(&mut serial, "cat /tmp/note; dd if=/dev/vda bs=6 count=1 2>/dev/null; echo said-$((1+1))", "said-2");
+    assert_eq!(serial.text.matches("before").count(), 2, "{:?}", serial.text);
     server.stop(&token, &vm);
     server.end();
 }
