@@ -119,7 +119,7 @@ impl Server {
             idle_time: seconds(limits.idle_seconds),
             write_time: seconds(limits.write_seconds),
             stall_time: seconds(limits.upload_stall_seconds),
-            streams: web::streams,
+            admit: web::admit,
             notify: cx.notify(),
         });
         Ok(Self {

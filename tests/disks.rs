@@ -206,6 +206,33 @@ fn hostile_and_broken_disk_images_are_refused() {
 }
 
 #[test]
+fn an_image_that_claims_more_than_a_vm_may_write_to_is_not_started_but_the_operators_is() {
+    let folder = common::folder();
+    let big = folder.path().join("class.qcow2");
+    let make = |path: &std::path::Path| {
+        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg("3G").status();
+        assert!(made.expect("qemu-img").success());
+    };
+    make(&big);
+    let profile = format!("base_disk = {big:?}\n{OWN}");
+    let text = common::settings(&folder.path().join("b"), PLAIN, "max_data_disk_gb = 2", &profile);
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("filler");
+    let images = folder_of(&server, &token).join("images");
+    fs::create_dir_all(&images).expect("folder");
+    make(&images.join("huge.qcow2"));
+    let refused = server.call("POST", "/run-iso", &token, &json!({"iso": "huge.qcow2"}));
+    assert_eq!((refused.status, &refused.json["field"]), (422, &json!("iso")), "{refused:?}");
+    assert!(refused.json["detail"].as_str().is_some_and(|why| why.contains("3 GiB")), "{refused:?}");
+    server.assert_nothing_left();
+    let vm = run(&server, &token, &Value::Null);
+    assert_eq!(vm["iso"], json!("class.qcow2"));
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn a_snapshot_brings_disk_and_memory_back() {
     let server = Server::start();
     let token = server.sign_up("saver");
@@ -267,6 +294,54 @@ fn a_snapshot_brings_disk_and_memory_back() {
 }
 
 #[test]
+fn a_snapshot_whose_name_is_the_number_of_another_is_not_restored_in_its_place() {
+    let server = Server::start();
+    let token = server.sign_up("counter");
+    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    let digits = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"}));
+    assert_eq!((digits.status, &digits.json["field"]), (422, &json!("name")), "{digits:?}");
+    server.stop(&token, &vm);
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"})).status, 422);
+    // As an older server, or the disk's owner, may have named them: the third one is called 2, and so is its own number not.
+    let disk = folder_of(&server, &token).join("disks/work.qcow2");
+    for name in ["one", "two", "2", "4"] {
+        let made = Command::new("qemu-img").args(["snapshot", "-c", name]).arg(&disk).status();
+        assert!(made.expect("qemu-img").success());
+    }
+    let restore = |name: &str, vm: &Value| {
+        let answer = snapshots(&server, &token, vm, "POST", &format!("/{name}/restore"), &Value::Null);
+        (answer.status, answer.code().to_owned())
+    };
+    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
+    assert_eq!(restore("4", &vm).0, 200, "its name is its own number");
+    let vm = run(&server, &token, &json!({"disk": "work"}));
+    terminal(&server, &token, &vm).wait_for("tiny: up");
+    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
+    assert_eq!(snapshots(&server, &token, &vm, "DELETE", "/2", &Value::Null).status, 204);
+    let left = snapshots(&server, &token, &vm, "GET", "", &Value::Null).json["snapshots"].to_string();
+    assert!(left.contains("two") && !left.contains("\"2\""), "{left}");
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
+fn the_quota_that_is_told_is_the_one_that_is_kept() {
+    let server = Server::with(PLAIN, "disk_quota_gb = 3\ndisk_reserve_mb = 0", "");
+    let token = server.sign_up("counter");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1})).status, 201);
+    assert_eq!(disks(&server, &token)["quota"], json!({"used_gb": 1, "limit_gb": 3}));
+    // Snapshots take more than the guest sees.
+    let path = folder_of(&server, &token).join("disks/work.qcow2");
+    let more = Command::new("fallocate").args(["-l", "1200M"]).arg(&path).status().expect("fallocate");
+    assert!(more.success());
+    assert_eq!(disks(&server, &token)["quota"], json!({"used_gb": 2, "limit_gb": 3}));
+    let make =
+        |name: &str, gb: u32| server.call("POST", "/disks", &token, &json!({"name": name, "size_gb": gb})).status;
+    assert_eq!((make("big", 2), make("small", 1)), (413, 201));
+    server.end();
+}
+
+#[test]
 fn a_vm_without_a_disk_is_told_the_remedy() {
     let server = Server::start();
     let token = server.sign_up("diskless");
@@ -278,37 +353,104 @@ fn a_vm_without_a_disk_is_told_the_remedy() {
         "{refused:?}"
     );
     server.stop(&token, &vm);
-    let ended = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "x"}));
-    assert_eq!((ended.status, ended.code()), (409, "no_disk"), "{ended:?}");
+    let kept = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
+    server.stop(&token, &kept);
+    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
+    for ended in [&vm, &kept] {
+        let none = snapshots(&server, &token, ended, "GET", "", &Value::Null);
+        assert_eq!((none.status, none.json), (200, json!({"snapshots": []})));
+        for (method, rest, body) in
+            [("POST", "", json!({"name": "x"})), ("POST", "/x/restore", Value::Null), ("DELETE", "/x", Value::Null)]
+        {
+            let refused = snapshots(&server, &token, ended, method, rest, &body);
+            assert_eq!((refused.status, refused.code()), (409, "no_disk"), "{method} {rest}: {refused:?}");
+        }
+    }
     server.end();
 }
 
+/// Every file below a folder by its path there, with its bytes.
+fn files_below(folder: &std::path::Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut left) = (std::collections::BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = left.pop() {
+        for entry in fs::read_dir(&next).expect("folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).expect("below").to_owned(), fs::read(&path).expect("file"));
+            }
+        }
+    }
+    found
+}
+
+/// Does something to a disk that no VM has, as `qemu-io` is told.
+fn qemu_io(disk: &std::path::Path, command: &str) {
+    let output = Command::new("qemu-io").args(["-f", "qcow2", "-c", command]).arg(disk).output().expect("qemu-io");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && !said.contains("failed"), "{command}: {output:?}");
+}
+
 #[test]
-fn a_users_folder_comes_back_from_a_backup() {
-    let server = Server::start();
+fn a_users_folder_comes_back_from_a_backup_with_bytes_snapshots_and_overlays() {
+    let server = Server::with(PLAIN, "", OWN);
     let token = server.sign_up("backup");
-    let made = server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
-    assert_eq!(made.status, 201, "{made:?}");
     let folder = folder_of(&server, &token);
     fs::create_dir_all(folder.join("images")).expect("folder");
-    fs::copy(image(), folder.join("images/mine.iso")).expect("image");
+    for name in ["mine.iso", "mine.raw"] {
+        fs::copy(image(), folder.join("images").join(name)).expect("image");
+    }
+    // A disk with what a guest wrote before and after a snapshot of its memory.
+    let vm = run(&server, &token, &json!({"iso": "mine.iso", "disk": "work", "data_disk_gb": 1}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    let write = |serial: &mut Serial, word: &str| {
+        let disk = format!("echo {word} | dd of=/dev/vda conv=sync bs=512 2>/dev/null; sync");
+        sh(serial, &format!("echo {word} > /tmp/note; {disk}; echo done-$((1+1))"), "done-2");
+    };
+    write(&mut serial, "before");
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"})).status, 201);
+    write(&mut serial, "later!");
+    server.stop(&token, &vm);
+    // An overlay of an image, with bytes of its own.
+    let layer = json!({"name": "layer", "image": "mine.raw", "size_gb": 1});
+    assert_eq!(server.call("POST", "/disks", &token, &layer).status, 201);
+    qemu_io(&folder.join("disks/layer.qcow2"), "write -P 0x5a 20M 1M");
+    let listed = || {
+        let isos = server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone();
+        (disks(&server, &token)["disks"].clone(), isos)
+    };
+    let copy = |from: &PathBuf, to: &PathBuf| {
+        assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp").success());
+    };
     let backup = server.base().join("backup");
-    assert!(Command::new("cp").arg("-a").arg(&folder).arg(&backup).status().expect("cp").success());
-    let listed = (
-        disks(&server, &token)["disks"].clone(),
-        server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone(),
-    );
+    copy(&folder, &backup);
+    let (were, bytes) = (listed(), files_below(&folder));
     fs::remove_dir_all(&folder).expect("lost");
-    assert_eq!(disks(&server, &token)["disks"], json!([]));
-    assert!(Command::new("cp").arg("-a").arg(&backup).arg(&folder).status().expect("cp").success());
-    assert_eq!(
-        (
-            disks(&server, &token)["disks"].clone(),
-            server.call("GET", "/isos", &token, &Value::Null).json["isos"].clone()
-        ),
-        listed
-    );
-    let vm = run(&server, &token, &json!({"disk": "work", "iso": "mine.iso"}));
+    assert_eq!(listed(), (json!([]), json!([])));
+    copy(&backup, &folder);
+    // What a file takes on the host is how it was copied.
+    let mut now = listed();
+    for (before, after) in were.0.as_array().expect("disks").iter().zip(now.0.as_array_mut().expect("disks")) {
+        after["used"] = before["used"].clone();
+    }
+    assert_eq!(now, were);
+    assert!(files_below(&folder) == bytes, "a file is another one");
+    qemu_io(&folder.join("disks/layer.qcow2"), "read -P 0x5a 20M 1M");
+    let vm = run(&server, &token, &json!({"disk": "layer"}));
+    let mut serial = terminal(&server, &token, &vm);
+    serial.wait_for("tiny: up");
+    sh(&mut serial, "dd if=/dev/vda bs=1M skip=20 count=1 2>/dev/null | tr -d Z | wc -c; echo said-$((1+1))", "said-2");
+    assert!(serial.text.contains("\r\n0\r\n"), "{:?}", serial.text);
+    server.stop(&token, &vm);
+    // It need not have booted: it goes on where the snapshot was taken.
+    qemu_io(&folder.join("disks/work.qcow2"), "read -P 0x6c 0 1");
+    let vm = run(&server, &token, &json!({"iso": "mine.iso", "disk": "work"}));
+    let mut serial = terminal(&server, &token, &vm);
+    assert_eq!(snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null).status, 200);
+    sh(&mut serial, "cat /tmp/note; dd if=/dev/vda bs=6 count=1 2>/dev/null; echo said-$((1+1))", "said-2");
+    assert_eq!(serial.text.matches("before").count(), 2, "{:?}", serial.text);
     server.stop(&token, &vm);
     server.end();
 }
@@ -394,5 +536,75 @@ fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_b
     let later = run(&server, &token, &json!({"disk": "work"}));
     assert_eq!(order(&later), "order=cd");
     server.stop(&token, &later);
+    server.end();
+}
+
+/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and the one that tells of it.
+fn holding(verb: &str) -> (Server, PathBuf, PathBuf) {
+    let folder = common::folder();
+    let [tool, hold, held] = ["qemu-img", "hold", "held"].map(|name| folder.path().join(name));
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then touch '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
+         exec qemu-img \"$@\"\n",
+        hold.display(),
+        held.display()
+    );
+    fs::write(&tool, script).expect("script");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = common::settings(&folder.path().join("b"), &format!("{PLAIN}\nqemu_img_bin = {tool:?}"), "", "");
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    fs::write(&hold, "").expect("hold");
+    (Server::run(folder), hold, held)
+}
+
+#[test]
+fn an_image_of_all_is_not_removed_while_a_disk_is_made_from_it() {
+    let (server, hold, held) = holding("create");
+    let (admin, token) = (common::admin(&server), server.sign_up("pupil"));
+    let library = server.base().join("images");
+    fs::create_dir_all(&library).expect("library");
+    let mut made = Command::new("qemu-img");
+    made.args(["create", "-q", "-f", "qcow2"]).arg(library.join("lesson.qcow2")).arg("1G");
+    assert!(made.status().expect("qemu-img").success());
+    let body = json!({"name": "work", "image": "lesson.qcow2"});
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| server.call("POST", "/disks", &token, &body));
+        until("the disk is being made", || held.exists().then_some(()));
+        let removing = scope.spawn(|| server.call("DELETE", "/isos/lesson.qcow2", &admin, &Value::Null));
+        // Time enough for it to be looked at, and to be gone if nothing held it.
+        for _ in 0..100 {
+            server.call("GET", "/isos", &admin, &Value::Null);
+            assert!(library.join("lesson.qcow2").exists(), "it was removed");
+        }
+        fs::remove_file(&hold).expect("go on");
+        assert_eq!(making.join().expect("made").status, 201);
+        let refused = removing.join().expect("refused");
+        assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    });
+    server.end();
+}
+
+#[test]
+fn a_start_waits_until_its_disk_has_grown() {
+    let (server, hold, held) = holding("resize");
+    let token = server.sign_up("grower");
+    assert_eq!(server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1})).status, 201);
+    std::thread::scope(|scope| {
+        let growing = scope.spawn(|| server.call("POST", "/disks/work/grow", &token, &json!({"size_gb": 2})));
+        until("the disk is being worked on", || held.exists().then_some(()));
+        let starting = scope.spawn(|| server.call("POST", "/run-iso", &token, &json!({"disk": "work"})));
+        until("its row is there", || (server.count("select count(*) from vms") == 1).then_some(()));
+        for _ in 0..200 {
+            server.call("GET", "/vms", &token, &Value::Null);
+            let qemus = common::processes_of(&server.base().join("runs"));
+            assert!(qemus.is_empty(), "a VM has the disk that is being worked on");
+        }
+        fs::remove_file(&hold).expect("go on");
+        let grown = growing.join().expect("grown");
+        assert_eq!(grown.status, 200, "{grown:?}");
+        let started = starting.join().expect("started");
+        assert_eq!(started.status, 200, "{started:?}");
+        server.stop(&token, &started.json["vm"]);
+    });
     server.end();
 }

@@ -157,6 +157,46 @@ fn an_image_that_is_none_is_refused_in_words_and_leaves_nothing() {
 }
 
 #[test]
+fn each_image_of_a_folder_that_is_the_same_for_all_may_be_asked_for() {
+    let folder = common::folder();
+    let [all, own] = ["all", "own"].map(|name| folder.path().join(name));
+    for (folder, name) in [(&all, "usual.iso"), (&all, "other.iso"), (&own, "0123456789ab.iso"), (&own, "usual.iso")] {
+        fs::create_dir_all(folder).expect("folder");
+        fs::copy(image(), folder.join(name)).expect("image");
+    }
+    fs::copy(image(), folder.path().join("secret.iso")).expect("image");
+    std::os::unix::fs::symlink(folder.path().join("secret.iso"), all.join("way-out.iso")).expect("link");
+    // One folder for all; one in which another profile has users' own images.
+    let profiles = format!(
+        "base_image = {all:?}\nprefix = \"usual.iso\"\n[profiles.mixed]\nbase_image = {own:?}\nprefix = \"usual.iso\"\n\
+         [profiles.each]\nbase_image = {own:?}\n[profiles.one]\nbase_image = {:?}\n",
+        all.join("usual.iso")
+    );
+    let text = common::settings(&folder.path().join("b"), "tls = \"off\"\nstop_vms_on_exit = true", "", &profiles);
+    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
+    let server = Server::run(folder);
+    let token = server.sign_up("chooser");
+    let ask = |body: Value| server.call("POST", "/run-iso", &token, &body);
+    for body in [json!({"iso": "other.iso"}), json!({"iso_path": all.join("other.iso")})] {
+        let vm = ask(body.clone());
+        assert_eq!((vm.status, &vm.json["vm"]["iso"]), (200, &json!("other.iso")), "{body}: {vm:?}");
+        server.stop(&token, &vm.json["vm"]);
+    }
+    for body in [
+        json!({"iso": "way-out.iso"}),
+        json!({"iso_path": all.join("way-out.iso")}),
+        json!({"iso": "nothing.iso"}),
+        json!({"iso": "0123456789ab.iso", "profile": "mixed"}),
+        json!({"iso_path": own.join("0123456789ab.iso"), "profile": "mixed"}),
+        json!({"iso_path": own.join("0123456789ab.iso"), "profile": "each"}),
+    ] {
+        assert_eq!(ask(body.clone()).code(), "iso_not_found", "{body}");
+    }
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
 fn a_wish_that_is_wrong_names_its_field() {
     let server = Server::start();
     let token = server.sign_up("wrong");

@@ -150,12 +150,39 @@ fn an_image_by_form_is_hashed_listed_and_boots() {
 }
 
 #[test]
+fn an_image_that_the_old_version_left_is_listed_counted_and_can_be_removed() {
+    let server = server("");
+    let (token, other) = (server.sign_up("settler"), server.sign_up("other"));
+    let name = format!("{}.iso", uid(&server, &token));
+    let place = server.base().join("uploads").join(&name);
+    fs::create_dir_all(place.parent().expect("folder")).expect("folder");
+    fs::copy(image(), &place).expect("image");
+    assert_eq!(isos(&server, &token)[0]["name"], json!(name));
+    let remove = |token: &str, name: &str| {
+        let answer = server.call("DELETE", &format!("/isos/{name}"), token, &Value::Null);
+        (answer.status, answer.code().to_owned())
+    };
+    assert_eq!(remove(&other, &name).0, 404);
+    let vm = server.launch(&token);
+    assert_eq!(remove(&token, &name), (409, "image_in_use".to_owned()));
+    server.stop(&token, &vm);
+    assert_eq!(remove(&token, &name).0, 204);
+    assert!(!place.exists());
+    assert_eq!(server.call("GET", "/isos", &token, &Value::Null).json["quota"]["used"], json!(0));
+    // The second name of one in the library goes with that, and not by itself.
+    assert_eq!(post_form(&server, &token, &form("a.iso", &fs::read(image()).expect("image"), "")).status, 201);
+    assert_eq!(remove(&token, &name).0, 404);
+    assert_eq!((remove(&token, "a.iso").0, place.exists()), (204, false));
+    server.end();
+}
+
+#[test]
 fn a_form_that_brings_no_good_image_says_why_and_leaves_nothing() {
     let server = server("upload_quota_mb = 32");
     let token = server.sign_up("wrong");
     let zeros = vec![0; 12 << 20];
     let cases: [(&str, Vec<u8>, u16, &str); 8] = [
-        ("small", form("a.iso", &zeros[..9_000_000], ""), 422, "10 MB"),
+        ("small", form("a.iso", &zeros[..10_485_759], ""), 422, "10 MB"),
         ("empty", form("a.iso", b"", ""), 422, "empty"),
         ("no image", form("a.iso", &zeros, ""), 422, "CD001"),
         ("no file", [field("format", "iso").as_bytes(), b"--XX--"].concat(), 422, "no file"),
@@ -254,6 +281,26 @@ fn tus_says_what_it_speaks_and_refuses_what_it_does_not() {
     assert_eq!(options.header("tus-version"), Some("1.0.0"));
     assert_eq!(options.header("tus-extension"), Some("creation,creation-with-upload,termination,checksum,expiration"));
     assert!(options.header("tus-checksum-algorithm").is_some_and(|names| names.split(',').any(|name| name == "sha1")));
+    assert_eq!((options.header("tus-resumable"), options.header("tus-max-size")), (Some("1.0.0"), None));
+    let deferred = tus(&server, &token, "POST", "/uploads/", &[("Upload-Defer-Length", "1")], b"");
+    assert_eq!((deferred.status, deferred.code()), (400, "length_needed"), "{deferred:?}");
+    // Each refusal says the version, whoever makes it.
+    let ask = |method: &str, path: &str, extra: &str| {
+        let answer = server.raw(&format!("{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{extra}\r\n"));
+        assert_eq!(answer.header("tus-resumable"), Some("1.0.0"), "{method} {path}: {answer:?}");
+        answer.status
+    };
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let foreign = format!("{bearer}Origin: https://elsewhere.example\r\n");
+    assert_eq!(ask("POST", "/uploads/", ""), 401);
+    assert_eq!(ask("POST", "/uploads/", &foreign), 403);
+    assert_eq!(
+        ask("PATCH", "/uploads/0123456789abcdef0123456789abcdef", &format!("{bearer}{}", "Tus-Resumable: 1.0.0\r\n")),
+        415
+    );
+    assert_eq!(ask("HEAD", "/uploads/no/such", &bearer), 404);
+    assert_eq!(ask("PUT", "/uploads/", &bearer), 405);
+    assert_eq!(ask("POST", "/uploads/", &bearer), 412);
     let without = server.call("POST", "/uploads/", &token, &Value::Null);
     assert_eq!((without.status, without.header("tus-version")), (412, Some("1.0.0")));
     let post = |headers: &[(&str, &str)]| tus(&server, &token, "POST", "/uploads/", headers, b"").status;
@@ -326,6 +373,60 @@ fn an_upload_in_pieces_with_checksums_becomes_the_image() {
     let listed = isos(&server, &token);
     assert_eq!((&listed[0]["name"], &listed[0]["sha256"]), (&json!("tiny.iso"), &json!(sha256(&iso))), "{listed:?}");
     assert_no_leftovers(&server);
+    server.end();
+}
+
+#[test]
+fn a_client_that_can_only_post_says_what_it_means() {
+    let server = server("");
+    let token = server.sign_up("poster");
+    let iso = fs::read(image()).expect("image");
+    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let headers = [
+        ("X-HTTP-Method-Override", "PATCH"),
+        ("Upload-Offset", "0"),
+        ("Content-Type", "application/offset+octet-stream"),
+    ];
+    let done = tus(&server, &token, "POST", &path, &headers, &iso);
+    assert_eq!((done.status, done.header("upload-offset")), (204, Some(iso.len().to_string().as_str())), "{done:?}");
+    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
+    let other = create(&server, &token, iso.len(), "other.iso");
+    let gone = tus(&server, &token, "POST", &other, &[("X-HTTP-Method-Override", "DELETE")], b"");
+    assert_eq!(gone.status, 204, "{gone:?}");
+    assert_no_leftovers(&server);
+    // Nothing else is meant by it, and nowhere else.
+    assert_eq!(
+        tus(&server, &token, "POST", "/isos/tiny.iso", &[("X-HTTP-Method-Override", "DELETE")], b"").status,
+        405
+    );
+    assert_eq!(tus(&server, &token, "POST", &other, &[("X-HTTP-Method-Override", "GET")], b"").status, 405);
+    server.end();
+}
+
+#[test]
+fn first_bytes_that_come_with_the_creation_are_told_as_they_are() {
+    let server = server("disk_reserve_mb = 0");
+    let token = server.sign_up("eager");
+    let iso = fs::read(image()).expect("image");
+    let size = iso.len().to_string();
+    let begin = |bytes: &[u8], checksum: &[(&str, &str)]| {
+        let mut headers = vec![("Upload-Length", size.as_str()), ("Content-Type", "application/offset+octet-stream")];
+        headers.extend(checksum);
+        tus(&server, &token, "POST", "/uploads/", &headers, bytes)
+    };
+    let wrong = begin(&iso[..1000], &[("Upload-Checksum", "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=")]);
+    assert_eq!((wrong.status, wrong.code()), (460, "checksum_mismatch"), "{wrong:?}");
+    assert_no_leftovers(&server);
+    // The disk is full in the middle: what is there counts.
+    let disk = SmallDisk::over(&server.base().join("users"), 8);
+    let made = begin(&iso, &[]);
+    assert_eq!(made.status, 201, "{made:?}");
+    let path = made.header("location").expect("location");
+    let told: usize = made.header("upload-offset").and_then(|n| n.parse().ok()).expect("offset");
+    assert!(told > 1 << 20 && told == offset(&server, &token, path), "{told}");
+    disk.grow(64);
+    assert_eq!(patch(&server, &token, path, told, &iso[told..], &[]).status, 204);
+    drop(disk);
     server.end();
 }
 
@@ -524,6 +625,82 @@ fn leftovers_are_told_by_a_dry_run_and_removed_by_the_next() {
 }
 
 #[test]
+fn an_upload_that_takes_longer_than_it_is_kept_is_kept_and_its_time_begins_anew_with_each_piece() {
+    let server = server("upload_expire_hours = 1\nleftover_hours = 0");
+    let token = server.sign_up("slow");
+    let path = create(&server, &token, 20_000_000, "tiny.iso");
+    let id = path.rsplit('/').next().expect("id").to_owned();
+    let mut database = server.database();
+    let mut backdate = || {
+        let sql = format!("update uploads set expires_at = now() - interval '1 minute' where id = '{id}'");
+        database.batch_execute(&sql).expect("time passes");
+    };
+    let is_kept = || server.count("select count(*) from uploads where expires_at > now() + interval '30 minutes'") == 1;
+    let clean = || {
+        let output = server.command(&["clean"], "");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let headers = [("Upload-Offset", "0"), ("Content-Type", "application/offset+octet-stream")];
+    let mut socket = server.connect();
+    socket.write_all(tus_head(&token, "PATCH", &path, &headers, 20_000_000).as_bytes()).expect("head");
+    socket.write_all(&[7; 100_000]).expect("some");
+    until("some of it is stored", || {
+        leftovers(&server).first().and_then(|p| p.metadata().ok()).filter(|m| m.len() > 0)
+    });
+    // An hour passes; bytes go on coming.
+    backdate();
+    until("its row hears of it", || {
+        socket.write_all(&[7; 1000]).expect("some more");
+        is_kept().then_some(())
+    });
+    assert_eq!(clean(), "0 leftovers, 0 KB\n");
+    // The piece is broken off: what came is kept as long as ever.
+    backdate();
+    drop(socket);
+    until("its time begins anew", || is_kept().then_some(()));
+    let there = offset(&server, &token, &path);
+    assert!(there > 100_000, "{there}");
+    let sql = format!("update uploads set expires_at = now() + interval '1 minute' where id = '{id}'");
+    server.database().batch_execute(&sql).expect("time passes");
+    let more = patch(&server, &token, &path, there, &[7; 1000], &[]);
+    let told = more.header("upload-expires").and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).expect("a date");
+    let left = told.timestamp().as_second() - jiff::Timestamp::now().as_second();
+    assert!(more.status == 204 && left > 1800, "{left} seconds: {more:?}");
+    assert_eq!(clean(), "0 leftovers, 0 KB\n");
+    server.end();
+}
+
+#[test]
+fn a_server_that_starts_removes_what_is_left_over_and_says_so() {
+    let mut server = server("");
+    let token = server.sign_up("absent");
+    let path = create(&server, &token, 20_000_000, "a.iso");
+    assert_eq!(patch(&server, &token, &path, 0, &[7; 1000], &[]).status, 204);
+    let expired = leftovers(&server).remove(0);
+    let (stray, young) = (expired.with_file_name("0".repeat(32)), expired.with_file_name("1".repeat(32)));
+    for path in [&stray, &young] {
+        fs::write(path, b"bytes").expect("file");
+    }
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    fs::File::open(&stray).and_then(|file| file.set_modified(old)).expect("old");
+    server
+        .database()
+        .batch_execute("update uploads set expires_at = now() - interval '1 minute'")
+        .expect("time passes");
+    server.kill("-TERM");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    for path in [&expired, &stray] {
+        server.wait_for_log(&format!("janitor: removed {}", path.display()));
+        assert!(!path.exists(), "{}", path.display());
+    }
+    until("its row is gone", || (server.count("select count(*) from uploads") == 0).then_some(()));
+    assert!(young.exists(), "it may be on its way to its row");
+    server.end();
+}
+
+#[test]
 fn a_disk_that_fills_up_in_the_middle_keeps_what_is_whole_and_takes_the_rest_later() {
     let server = server("disk_reserve_mb = 0");
     let token = server.sign_up("filler");
@@ -605,19 +782,48 @@ fn an_image_that_disks_are_overlays_of_is_not_replaced_and_its_disks_are_no_smal
     assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&first)));
     assert_no_leftovers(&server);
     assert_eq!(bring(&first).status, 409, "its bytes are not looked at");
-    // By tus too; what came is kept, and comes to its place when the disk is gone.
-    let metadata = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
-    let metadata = format!("filename {},format {}", metadata("base.qcow2"), metadata("qcow2"));
+    server.end();
+}
+
+#[test]
+fn an_image_that_must_stay_is_told_before_a_byte_comes_and_what_came_already_waits() {
+    let server = server("");
+    let token = server.sign_up("waiter");
+    let folder = tempfile::tempdir().expect("folder");
+    let (first, second) = (qcow2(folder.path(), 1, &[]), qcow2(folder.path(), 2, &[]));
+    let in_place = || isos(&server, &token)[0]["sha256"].clone();
+    assert_eq!(post_form(&server, &token, &form("base.qcow2", &first, &field("format", "qcow2"))).status, 201);
+    let disk = |method: &str, path: &str, body: &Value| server.call(method, path, &token, body).status;
+    let overlay = json!({"name": "work", "image": "base.qcow2"});
+    let encoded = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let metadata = format!("filename {},format {}", encoded("base.qcow2"), encoded("qcow2"));
     let size = second.len().to_string();
-    let made =
-        tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", &size), ("Upload-Metadata", &metadata)], b"");
-    let path = made.header("location").expect("location").to_owned();
-    let refused = patch(&server, &token, &path, 0, &second, &[]);
+    let begin = || {
+        let headers = [("Upload-Length", size.as_str()), ("Upload-Metadata", metadata.as_str())];
+        tus(&server, &token, "POST", "/uploads/", &headers, b"")
+    };
+    let [empty, whole] = [(); 2].map(|()| begin().header("location").expect("location").to_owned());
+    assert_eq!(disk("POST", "/disks", &overlay), 201);
+    let refused = begin();
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "its name is known: {refused:?}");
+    let refused = patch(&server, &token, &empty, 0, &second, &[]);
     assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
     assert_eq!(refused.header("tus-resumable"), Some("1.0.0"), "{refused:?}");
-    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
-    assert_eq!(offset(&server, &token, &path), second.len());
-    assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&second)));
+    assert_eq!(offset(&server, &token, &empty), 0, "nothing was taken of it");
+    // As if the disk had been made while the last bytes came.
+    let staged =
+        leftovers(&server).into_iter().find(|path| whole.ends_with(&*path.file_name().expect("id").to_string_lossy()));
+    fs::write(staged.expect("staged"), &second).expect("the bytes");
+    // A client takes the whole length for success and a refusal for a reason to begin anew: it is neither.
+    assert_eq!(offset(&server, &token, &whole), second.len() - 1);
+    let last = || patch(&server, &token, &whole, second.len() - 1, &second[second.len() - 1..], &[]);
+    let refused = last();
+    assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    assert_eq!(in_place(), json!(sha256(&first)));
+    assert_eq!(disk("DELETE", "/disks/work", &Value::Null), 204);
+    assert_eq!(last().status, 204);
+    assert_eq!(in_place(), json!(sha256(&second)));
+    assert_eq!(tus(&server, &token, "DELETE", &empty, &[], b"").status, 204);
     assert_no_leftovers(&server);
     server.end();
 }
@@ -646,6 +852,40 @@ fn a_disk_image_that_names_another_file_is_refused_when_it_comes() {
 }
 
 #[test]
+fn a_disk_image_that_is_not_whole_is_refused_and_one_with_leaks_is_not() {
+    let server = server("");
+    let token = server.sign_up("halver");
+    let folder = tempfile::tempdir().expect("folder");
+    let mut whole = qcow2(folder.path(), 1, &[]);
+    let path = folder.path().join("1.qcow2");
+    let written = Command::new("qemu-io").args(["-c", "write -P 7 0 8M"]).arg(&path).output().expect("qemu-io");
+    assert!(written.status.success(), "{written:?}");
+    let filled = fs::read(&path).expect("image");
+    let mut damaged = filled.clone();
+    // The first block of reference counts, behind its table.
+    damaged[2 << 16..][..4096].fill(0);
+    let bring = |bytes: &[u8]| post_form(&server, &token, &form("a.qcow2", bytes, &field("format", "qcow2")));
+    for (what, bytes) in [
+        ("half of it", &filled[..filled.len() / 2]),
+        ("damaged", &damaged),
+        ("not even its tables", &filled[..100_000]),
+    ] {
+        let answer = bring(bytes);
+        let why = answer.json["detail"].as_str().unwrap_or_default();
+        assert_eq!((answer.status, answer.code()), (422, "bad_image"), "{what}: {answer:?}");
+        assert!(why.contains("cut off") && !why.contains("/users/"), "{what}: {why}");
+        assert_no_leftovers(&server);
+    }
+    assert_eq!(bring(&filled).status, 201);
+    // A cluster that is counted and that nothing refers to.
+    whole.resize(8 << 16, 0);
+    whole[(2 << 16) + 2 * 7 + 1] = 1;
+    let leaks = bring(&whole);
+    assert_eq!(leaks.status, 201, "{leaks:?}");
+    server.end();
+}
+
+#[test]
 fn an_image_that_an_administrator_brings_for_all_is_seen_and_started_by_others() {
     let server = server("");
     let (admin, user) = (common::admin(&server), server.sign_up("pupil"));
@@ -662,6 +902,42 @@ fn an_image_that_an_administrator_brings_for_all_is_seen_and_started_by_others()
     assert_eq!(server.call("DELETE", "/isos/lesson.iso", &admin, &Value::Null).code(), "image_in_use");
     server.stop(&user, &answer.json["vm"]);
     assert_eq!(server.call("DELETE", "/isos/lesson.iso", &admin, &Value::Null).status, 204);
+    server.end();
+}
+
+#[test]
+fn an_image_for_all_is_not_held_to_the_quota_of_the_administrator_who_brings_it() {
+    let server = server("upload_quota_mb = 1");
+    let admin = common::admin(&server);
+    let iso = fs::read(image()).expect("image");
+    let encoded = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let size = iso.len().to_string();
+    let begin = |shared: &str| {
+        let metadata = format!("filename {},shared {}", encoded("lesson.iso"), encoded(shared));
+        let headers = [("Upload-Length", size.as_str()), ("Upload-Metadata", metadata.as_str())];
+        tus(&server, &admin, "POST", "/uploads/", &headers, b"")
+    };
+    assert_eq!(begin("false").code(), "quota_exceeded");
+    let made = begin("true");
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(patch(&server, &admin, made.header("location").expect("location"), 0, &iso, &[]).status, 204);
+    assert_eq!(isos(&server, &admin)[0]["shared"], json!(true));
+    server.end();
+}
+
+#[test]
+fn a_form_that_cannot_even_be_begun_is_not_counted_for_ever() {
+    let server = server("");
+    let token = server.sign_up("barred");
+    // A file where the folder should be.
+    let folder = server.base().join("users").join(uid(&server, &token));
+    fs::create_dir_all(&folder).expect("folder");
+    fs::write(folder.join("uploads"), "").expect("file");
+    let refused = post_form(&server, &token, &form("a.iso", b"x", ""));
+    assert_eq!((refused.status, refused.code()), (507, "not_stored"), "{refused:?}");
+    let metrics = server.raw("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let page = String::from_utf8_lossy(&metrics.body);
+    assert!(page.contains("\nvmshare_uploads_active 0\n"), "{page}");
     server.end();
 }
 
@@ -710,7 +986,24 @@ fn what_a_client_is_told_is_on_the_disk_before() {
     let server = server("");
     let token = server.sign_up("careful");
     let iso = fs::read(image()).expect("image");
-    let path = create(&server, &token, iso.len(), "tiny.iso");
+    let mut begun = String::new();
+    let calls = traced(&server, || begun = create(&server, &token, iso.len(), "tiny.iso"));
+    let path = begun;
+    let told = calls.iter().position(|call| call.contains("HTTP/1.1 201")).expect("the answer");
+    // The file's folder, and those that were made on the way to it.
+    for folder in ["/uploads>", &format!("/users/{}>", uid(&server, &token)), "/users>"] {
+        let synced = calls[..told].iter().any(|call| call.contains("fsync(") && call.contains(folder));
+        assert!(synced, "{folder} is not on the disk\n{}", calls.join("\n"));
+    }
+    let made = traced(&server, || {
+        let made = server.call("POST", "/disks", &token, &json!({"name": "work", "size_gb": 1}));
+        assert_eq!(made.status, 201, "{made:?}");
+    });
+    let told = made.iter().position(|call| call.contains("HTTP/1.1 201")).expect("the answer");
+    for what in ["/disks/work.qcow2>", "/disks>"] {
+        let synced = made[..told].iter().any(|call| call.contains("fsync(") && call.contains(what));
+        assert!(synced, "{what} is not on the disk\n{}", made.join("\n"));
+    }
     let half = iso.len() / 2;
     let staged = path.rsplit('/').next().expect("id").to_owned();
     let calls = traced(&server, || assert_eq!(patch(&server, &token, &path, 0, &iso[..half], &[]).status, 204));
@@ -743,7 +1036,7 @@ fn an_image_for_all_whose_library_is_another_disk_is_refused_and_not_lost_in_bet
     assert_eq!((answer.status, answer.code()), (507, "not_stored"), "{answer:?}");
     assert!(isos(&server, &admin).is_empty());
     let left: Vec<_> = fs::read_dir(&library).expect("library").flatten().map(|entry| entry.file_name()).collect();
-    assert!(left.iter().all(|name| name == ".lesson.iso.sha256"), "{left:?}");
+    assert!(left.is_empty(), "{left:?}");
     assert_no_leftovers(&server);
     drop(disk);
     server.end();

@@ -5,8 +5,8 @@ use vmshare::proto::qcow2;
 
 fuzz_target!(|data: &[u8]| {
     let parsed = qcow2::parse(data);
-    if let Ok(info) = qcow2::check(data) {
-        assert!(info.backing.is_none() && info.size <= 64 << 40);
+    if let Ok(info) = qcow2::check(data, data.len() as u64) {
+        assert!(info.backing.is_none() && info.size <= 64 << 40 && info.least <= data.len() as u64);
         assert_eq!(parsed, Ok(info));
     }
     // Bytes behind what is looked at change nothing.

@@ -132,8 +132,3 @@ settings! {
         sample_seconds: u64 = "5", 1..=3600;
     }
 }
-
-impl Limits {
-    /// The smallest image that is taken for one; fixed, for smaller files are never a bootable desktop.
-    pub const IMAGE_MIN_BYTES: u64 = 10_000_000;
-}

@@ -214,15 +214,6 @@ impl Config {
         }
         secrets
     }
-
-    /// The folders and files that images may come from, each once.
-    #[must_use]
-    pub fn allowed_roots(&self) -> Vec<PathBuf> {
-        let mut roots: Vec<PathBuf> = self.profiles.values().map(Profile::allowed_root).collect();
-        roots.sort();
-        roots.dedup();
-        roots
-    }
 }
 
 /// `[alerts]` as it is when nothing is set.

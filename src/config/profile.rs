@@ -154,15 +154,6 @@ impl ImageRule {
             Self::InDirectory { dir, name } => dir.join(name),
         }
     }
-
-    /// Whether an image may be used. Both paths are canonical: the image's, and that of `Profile::image_base`.
-    #[must_use]
-    pub fn allows(&self, image: &Path, base: &Path) -> bool {
-        match self {
-            Self::File(_) => image == base,
-            Self::InDirectory { .. } => image != base && image.starts_with(base),
-        }
-    }
 }
 
 /// A user's id that cannot be part of a path; ids are made by the database, so this is a bug, not a mistake of a person.
@@ -193,6 +184,12 @@ impl Profile {
         } else {
             Ok(ImageRule::File(base))
         }
+    }
+
+    /// Whether its names have the user's id in them; that of `prefix` counts where `base_image` is a directory.
+    #[must_use]
+    pub fn names_users(&self) -> bool {
+        [&self.base_image, &self.prefix].iter().any(|template| template.contains(UID))
     }
 
     /// The file or folder that holds all images of this profile: `base_image` up to the part with `{uid}`.

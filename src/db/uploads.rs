@@ -149,6 +149,14 @@ pub async fn touch(db: &Db, id: String, verified_to: Option<u64>, expires: Times
     .await
 }
 
+/// It is being worked on: it is kept until `expires`.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn prolong(db: &Db, id: String, expires: Timestamp) -> Result<(), Error> {
+    db.call(move |conn| conn.execute(include_str!("../../sql/uploads/prolong.sql"), &[&id, &expires]).map(drop)).await
+}
+
 /// It is whole and in its place.
 ///
 /// # Errors

@@ -53,8 +53,8 @@ pub struct Bounds {
     pub write_time: Duration,
     /// Without a byte of a large body coming.
     pub stall_time: Duration,
-    /// Which requests get their body piece by piece.
-    pub streams: fn(&Head) -> bool,
+    /// Looks at a head before anybody: true for a request that gets its body piece by piece.
+    pub admit: fn(&mut Head) -> bool,
     /// Tells the loop that a connection can go on.
     pub notify: Notify,
 }
@@ -364,13 +364,14 @@ impl Conn {
         while whole.is_none() {
             match self.reader.next(&mut rest)? {
                 None => break,
-                Some(Event::Head(new)) => {
+                Some(Event::Head(mut new)) => {
+                    let streams = (self.bounds.admit)(&mut new);
                     let announced = match new.body {
                         BodyLength::None => 0,
                         BodyLength::Length(length) => length,
                         BodyLength::Chunked => 1,
                     };
-                    if announced > 0 && (self.bounds.streams)(&new) {
+                    if announced > 0 && streams {
                         whole = Some(Box::new(new));
                         large = true;
                         break;

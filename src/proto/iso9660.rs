@@ -7,7 +7,7 @@ use std::fmt;
 /// Bytes of the image to look at: the volume descriptors begin at 32 KiB and are few.
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// The least size taken: below 10 MB nothing boots to a desktop, and half uploads are told.
-pub const SIZE_MIN: u64 = 10 * 1000 * 1000;
+pub const SIZE_MIN: u64 = 10 << 20;
 
 const SECTOR: usize = 2048;
 const FIRST_DESCRIPTOR: usize = 16;
@@ -177,7 +177,7 @@ mod tests {
             check(&head, SIZE)
         };
         assert_eq!(check(&[], 0), Err(IsoError::Empty));
-        assert_eq!(check(&image(), 9_000_000), Err(IsoError::TooSmall(9_000_000)));
+        assert_eq!(check(&image(), SIZE_MIN - 1), Err(IsoError::TooSmall(10_485_759)));
         assert_eq!(check(&vec![0; HEAD_BYTES], SIZE), Err(IsoError::NotIso));
         assert_eq!(check(b"QFI\xfb", SIZE), Err(IsoError::NotIso));
         assert_eq!(with(|h| h[17 * SECTOR + 1] = b'X'), Err(IsoError::Damaged));

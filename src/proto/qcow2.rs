@@ -14,6 +14,8 @@ const EXTERNAL_DATA: u64 = 1 << 2;
 /// Incompatible features that QEMU 7.2 knows: dirty, corrupt, external data, compression type, extended L2.
 const KNOWN_FEATURES: u64 = 0b1_1111;
 const CORRUPT: u64 = 1 << 1;
+/// The least a snapshot takes in its table.
+const SNAPSHOT_BYTES: u64 = 40;
 /// The largest disk taken: 64 TiB.
 const SIZE_MAX: u64 = 64 << 40;
 
@@ -26,6 +28,8 @@ pub struct Qcow2Info {
     pub backing: Option<Vec<u8>>,
     /// Its snapshots.
     pub snapshots: u32,
+    /// Bytes the file has at least: where the tables end that the header names.
+    pub least: u64,
 }
 
 /// Why it is not taken.
@@ -35,6 +39,8 @@ pub enum Qcow2Error {
     NotQcow2,
     /// Its header contradicts itself.
     Damaged,
+    /// The tables that its header names are beyond its end.
+    Truncated,
     /// It is marked corrupt.
     Corrupt,
     /// A version or feature that is not known here.
@@ -52,6 +58,7 @@ impl fmt::Display for Qcow2Error {
         f.write_str(match self {
             Self::NotQcow2 => "not a qcow2 image (no QFI at its beginning); say what it is in format, or convert it with qemu-img convert -O qcow2",
             Self::Damaged => "its qcow2 header is damaged; upload it again",
+            Self::Truncated => "it is cut off: tables that its header names are not there; upload it again",
             Self::Corrupt => "it is marked corrupt; repair it with qemu-img check -r all and upload it again",
             Self::Unknown => "it has a qcow2 feature that is not known here; convert it with qemu-img convert -O qcow2",
             Self::Encrypted => "it is encrypted; convert it to a plain one with qemu-img convert -O qcow2",
@@ -105,16 +112,26 @@ pub fn parse(head: &[u8]) -> Result<Qcow2Info, Qcow2Error> {
             Some(head.get(range.0..range.1).ok_or(Qcow2Error::Damaged)?.to_vec())
         }
     };
-    Ok(Qcow2Info { size, backing, snapshots: u32::try_from(snapshots).unwrap_or(u32::MAX) })
+    let tables = [
+        (u64_at(40)?, u32_at(36)? * 8),
+        (u64_at(48)?, u32_at(56)? << cluster_bits),
+        (u64_at(64)?, snapshots * SNAPSHOT_BYTES),
+    ];
+    let ends = tables.into_iter().filter(|(_, length)| *length > 0).map(|(at, length)| at.saturating_add(length));
+    let least = ends.max().unwrap_or(0);
+    Ok(Qcow2Info { size, backing, snapshots: u32::try_from(snapshots).unwrap_or(u32::MAX), least })
 }
 
-/// Reads the header of an image that stands alone.
+/// Reads the header of an image that stands alone, of `file_size` bytes; 0 where the system does not say, as of a device.
 ///
 /// # Errors
 /// See [`Qcow2Error`].
-pub fn check(head: &[u8]) -> Result<Qcow2Info, Qcow2Error> {
+pub fn check(head: &[u8], file_size: u64) -> Result<Qcow2Info, Qcow2Error> {
     let info = parse(head)?;
-    if info.backing.is_some() { Err(Qcow2Error::Backing) } else { Ok(info) }
+    if info.backing.is_some() {
+        return Err(Qcow2Error::Backing);
+    }
+    if file_size > 0 && info.least > file_size { Err(Qcow2Error::Truncated) } else { Ok(info) }
 }
 
 /// A big-endian number of `N` bytes.
@@ -140,7 +157,24 @@ mod tests {
 
     #[test]
     fn an_image_that_stands_alone_is_taken() {
-        assert_eq!(check(&header()), Ok(Qcow2Info { size: 1 << 30, backing: None, snapshots: 0 }));
+        assert_eq!(check(&header(), 512), Ok(Qcow2Info { size: 1 << 30, backing: None, snapshots: 0, least: 0 }));
+    }
+
+    #[test]
+    fn one_whose_tables_are_not_all_there_is_cut_off() {
+        // Where a table is and how long, in the header's fields, and its end.
+        let tables: [(usize, usize, u8, u64); 3] =
+            [(40, 39, 2, (3 << 16) + 16), (48, 59, 1, 4 << 16), (64, 63, 3, (3 << 16) + 120)];
+        for (at, length_at, length, end) in tables {
+            let mut head = header();
+            head[at..at + 8].copy_from_slice(&(3u64 << 16).to_be_bytes());
+            head[length_at] = length;
+            assert_eq!(check(&head, end).map(|info| info.least), Ok(end));
+            assert_eq!(check(&head, end - 1), Err(Qcow2Error::Truncated));
+            assert!(check(&head, 0).is_ok(), "a device's length is not known");
+            head[at..at + 8].copy_from_slice(&[0xff; 8]);
+            assert_eq!(check(&head, 1 << 40), Err(Qcow2Error::Truncated));
+        }
     }
 
     #[test]
@@ -148,10 +182,10 @@ mod tests {
         let with = |change: fn(&mut Vec<u8>)| {
             let mut head = header();
             change(&mut head);
-            check(&head)
+            check(&head, 512)
         };
-        assert_eq!(check(b"CD001"), Err(Qcow2Error::NotQcow2));
-        assert_eq!(check(&header()[..40]), Err(Qcow2Error::Damaged));
+        assert_eq!(check(b"CD001", 512), Err(Qcow2Error::NotQcow2));
+        assert_eq!(check(&header()[..40], 512), Err(Qcow2Error::Damaged));
         assert_eq!(with(|h| h[7] = 4), Err(Qcow2Error::Unknown));
         assert_eq!(with(|h| h[23] = 40), Err(Qcow2Error::Damaged));
         assert_eq!(with(|h| h[24] = 0xff), Err(Qcow2Error::Damaged));

@@ -25,6 +25,14 @@ pub struct Listed {
     pub modified: i64,
 }
 
+impl Listed {
+    /// GiB it counts in its user's quota: one with snapshots may take more than its guest sees.
+    #[must_use]
+    pub fn counts_gb(&self) -> u64 {
+        self.size.max(self.used).div_ceil(1 << 30)
+    }
+}
+
 /// The file of a disk; the name has been checked.
 #[must_use]
 pub fn path(layout: &Layout, uid: &str, name: &str) -> PathBuf {
@@ -92,6 +100,15 @@ pub fn overlay_of(layout: &Layout, image: &Path) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_counts_what_it_may_or_does_take_whichever_is_more() {
+        let disk = |size: u64, used: u64| {
+            let (name, image) = ("d".to_owned(), None);
+            Listed { name, size, used, image, snapshots: 0, modified: 0 }.counts_gb()
+        };
+        assert_eq!((disk(2 << 30, 1 << 20), disk(1 << 30, 3 << 30), disk(0, 1)), (2, 3, 1));
+    }
 
     #[test]
     fn a_path_names_a_disk_only_in_the_users_own_folder() {

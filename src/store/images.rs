@@ -17,6 +17,9 @@ pub const SHARED: &str = "(shared)";
 const HASH_ENDING: &str = ".sha256";
 /// Ending of the hidden file that an image is copied to, beside its place.
 pub const COPY_ENDING: &str = ".part";
+/// Endings of names, with a dot before them, that files have while an image comes to its place or another's.
+const NEW_ENDING: &str = ".new";
+const OLD_ENDING: &str = ".old";
 /// Bytes of an image to look at.
 pub const HEAD_BYTES: usize = iso9660::HEAD_BYTES;
 
@@ -52,7 +55,7 @@ pub fn check(head: &[u8], size: u64, format: Format) -> Result<(), Problem> {
     }
     match format {
         Format::Iso => iso9660::check(head, size).map(drop).map_err(|e| wrong(e.to_string())),
-        Format::Qcow2 => qcow2::check(head).map(drop).map_err(|e| wrong(e.to_string())),
+        Format::Qcow2 => qcow2::check(head, size).map(drop).map_err(|e| wrong(e.to_string())),
         Format::Raw if head.starts_with(b"QFI\xfb") => Err(wrong("it is a qcow2 image; say so in format".into())),
         Format::Raw if !size.is_multiple_of(512) => {
             Err(wrong("a disk has whole sectors of 512 bytes; was the download complete?".into()))
@@ -64,10 +67,9 @@ pub fn check(head: &[u8], size: u64, format: Format) -> Result<(), Problem> {
 /// Where the last upload of a user gets its second name: what the profile boots for him, if that is his alone.
 #[must_use]
 pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
-    let own = profile.base_image.contains("{uid}") || profile.prefix.contains("{uid}");
     let is_directory = profile.image_base(uid).ok()?.is_dir();
     match profile.image_rule(uid, is_directory).ok()? {
-        ImageRule::InDirectory { dir, name } if own => Some(dir.join(name)),
+        ImageRule::InDirectory { dir, name } if profile.names_users() => Some(dir.join(name)),
         _ => None,
     }
 }
@@ -79,27 +81,16 @@ pub fn default_place(profile: &Profile, uid: &str) -> Option<PathBuf> {
 /// The system's; then the file is where it was.
 pub fn place(staged: &Path, folder: &Path, name: &str, sha256: &str, default: Option<&Path>) -> io::Result<()> {
     make_folder(folder)?;
-    let target = folder.join(name);
-    let hash = folder.join(format!("{name}{HASH_ENDING}"));
-    let half = folder.join(format!(".{name}{HASH_ENDING}"));
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-    writeln!(file, "{sha256}  {name}")?;
-    file.sync_all()?;
-    // Never another image's.
-    remove(&hash)?;
-    let new = folder.join(format!(".{name}.new"));
-    remove(&new)?;
-    match std::fs::hard_link(staged, &new) {
-        Ok(()) => {
-            std::fs::rename(&new, &target)?;
-            // Two names of one file already: rename did nothing.
-            remove(&new)?;
-        }
-        // A file system without second names.
-        Err(_) => std::fs::rename(staged, &target)?,
+    let (target, hash) = (folder.join(name), folder.join(format!("{name}{HASH_ENDING}")));
+    let [half, new] = [HASH_ENDING, NEW_ENDING].map(|ending| folder.join(format!(".{name}{ending}")));
+    let placed = write_hash(&half, &format!("{sha256}  {name}"))
+        .and_then(|()| exchange(staged, &new, &target, &hash))
+        .and_then(|()| std::fs::rename(&half, &hash))
+        .and_then(|()| sync_folder(folder));
+    if placed.is_err() {
+        let _ = (remove(&half), remove(&new));
     }
-    std::fs::rename(&half, &hash)?;
-    sync_folder(folder)?;
+    placed?;
     match default {
         Some(default) => also_name(&target, default),
         None => Ok(()),
@@ -112,19 +103,55 @@ pub fn parts(folder: &Path, name: &str) -> [PathBuf; 2] {
     [folder.join(name), folder.join(format!("{name}{HASH_ENDING}"))]
 }
 
+fn write_hash(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    writeln!(file, "{line}")?;
+    file.sync_all()
+}
+
+/// Puts the file in the place of what is there, by way of `new`, and takes that one's hash away: an image never has another's. Where it
+/// does not come to its place, the hash comes back.
+fn exchange(staged: &Path, new: &Path, target: &Path, hash: &Path) -> io::Result<()> {
+    remove(new)?;
+    // There are file systems without second names.
+    let from = if std::fs::hard_link(staged, new).is_ok() { new } else { staged };
+    let aside = new.with_extension(OLD_ENDING.trim_start_matches('.'));
+    match std::fs::rename(hash, &aside) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        other => other?,
+    }
+    if let Err(e) = std::fs::rename(from, target) {
+        let _ = std::fs::rename(&aside, hash);
+        return Err(e);
+    }
+    // Two names of one file already: rename did nothing.
+    remove(new)?;
+    remove(&aside)
+}
+
 /// Gives a file another name, at once and instead of what had it. In another file system it is a link that says where.
 fn also_name(file: &Path, name: &Path) -> io::Result<()> {
     let folder = name.parent().unwrap_or(name);
     make_folder(folder)?;
-    let half = folder.join(format!(".{}", crate::random::hex_id()));
+    let half = folder.join(format!(".{}{NEW_ENDING}", name.file_name().unwrap_or_default().to_string_lossy()));
+    remove(&half)?;
     match std::fs::hard_link(file, &half) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => std::os::unix::fs::symlink(file, &half)?,
         other => other?,
     }
-    std::fs::rename(&half, name)?;
-    // Two names of one file: rename did nothing.
+    let named = std::fs::rename(&half, name);
+    // Two names of one file, and rename did nothing; or it failed.
     remove(&half)?;
+    named?;
     sync_folder(folder)
+}
+
+/// Whether a file of this name is one that was being made when the server was killed. Older servers named some by an id alone.
+#[must_use]
+pub fn is_half(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix('.') else { return false };
+    let by_id = rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit());
+    by_id || [HASH_ENDING, NEW_ENDING, OLD_ENDING, COPY_ENDING].iter().any(|ending| rest.ends_with(ending))
 }
 
 /// What a user may boot, his own first.
@@ -186,6 +213,20 @@ pub fn used(layout: &Layout, profiles: &[&Profile], uid: &str) -> u64 {
     library.chain(defaults).filter(|about| seen.insert(identity(about))).map(|about| about.len()).sum()
 }
 
+/// The folder that has a user's own image of this name: his library, or, for what the old version left, one of `defaults`. There a second
+/// name of an image in the library is no image of its own.
+#[must_use]
+pub fn own_folder(layout: &Layout, defaults: &[PathBuf], uid: &str, name: &str) -> Option<PathBuf> {
+    let mine = layout.images(Some(uid));
+    if mine.join(name).is_file() {
+        return Some(mine);
+    }
+    let is_listed = |default: &Path| library(&mine).any(|(other, _)| is_same(&mine.join(other), default));
+    let named = defaults.iter().find(|default| default.file_name().is_some_and(|file| file == name))?;
+    let alone = named.is_file() && !is_listed(named);
+    alone.then(|| named.parent().map(Path::to_owned)).flatten()
+}
+
 /// Names, own or shared, that are the same file as `path`.
 #[must_use]
 pub fn is_same(a: &Path, b: &Path) -> bool {
@@ -242,6 +283,30 @@ mod tests {
         assert!(!default.exists() && !delete(&folder, "b.iso", &[]).unwrap());
         assert_eq!(files(&base.path().join("uploads")).len() + files(&folder).len(), 2, "a.iso and its hash");
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "nothing hidden is left");
+    }
+
+    #[test]
+    fn an_image_that_cannot_come_to_its_place_changes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let (folder, staged) = (base.path().join("images"), base.path().join("staged"));
+        let names = |folder: &Path| {
+            let mut names: Vec<_> =
+                std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        // A folder in the place of a file: nothing can be renamed to it.
+        for blocked in ["images/a.iso", "uploads/u1.iso"] {
+            std::fs::create_dir_all(base.path().join(blocked)).unwrap();
+        }
+        std::fs::write(&staged, b"new").unwrap();
+        std::fs::write(folder.join("a.iso.sha256"), "the old one's").unwrap();
+        place(&staged, &folder, "a.iso", &"ab".repeat(32), None).unwrap_err();
+        assert_eq!(names(&folder), ["a.iso", "a.iso.sha256"]);
+        assert_eq!(std::fs::read_to_string(folder.join("a.iso.sha256")).unwrap(), "the old one's");
+        let default = base.path().join("uploads/u1.iso");
+        place(&staged, &folder, "b.iso", &"ab".repeat(32), Some(&default)).unwrap_err();
+        assert_eq!(names(&base.path().join("uploads")), ["u1.iso"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What may go: half uploads whose time is over, files no row names, run folders of VMs that ended. Finds; removes what it is told to.
+//! What may go: half uploads whose time is over, files no row names, half names of images, run folders of VMs that ended. Finds; removes what it is told to.
 //!
 //! It only ever looks into the folders the server makes such things in, at names the server gives. A file that a row still names is
 //! never among them, and what is younger than `leftover_hours` is left alone, for it may be on its way to its row.
@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Something that may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +62,9 @@ pub fn find(layout: &Layout, named: &Named, now: Timestamp, age: Duration) -> Ve
             }
         }
     }
-    for (path, about) in copies(&layout.images(None)).into_iter().filter(|(_, about)| is_old(about, age)) {
-        found.push(Leftover { path, bytes: about.len(), why: "copy of an image that was broken off", upload: None });
+    let libraries = users.iter().map(|(uid, _)| layout.images(Some(uid)));
+    for folder in libraries.chain([layout.images(None), layout.base().join("uploads")]) {
+        found.extend(halves(&folder, age));
     }
     for (name, about) in folders(&layout.base().join("runs")) {
         let ours = name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
@@ -75,13 +77,16 @@ pub fn find(layout: &Layout, named: &Named, now: Timestamp, age: Duration) -> Ve
     found
 }
 
-/// What `vmshare image add` copies to; a copy under way is written to all the time.
-fn copies(folder: &Path) -> Vec<(PathBuf, std::fs::Metadata)> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let found = entries.flatten().filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        let ours = name.starts_with('.') && name.ends_with(images::COPY_ENDING);
-        Some((entry.path(), entry.metadata().ok()?)).filter(|(_, about)| ours && about.is_file())
+/// Names that an image had on its way to its place when the server was killed. A link to an old file is as old as its name.
+fn halves(folder: &Path, age: Duration) -> Vec<Leftover> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        let about = entry.metadata().ok().filter(|about| !about.is_dir())?;
+        let named = UNIX_EPOCH + Duration::from_secs(u64::try_from(about.ctime()).unwrap_or(0));
+        let is_old = SystemTime::now().duration_since(named).is_ok_and(|since| since >= age);
+        let bytes = if about.nlink() > 1 { 0 } else { about.len() };
+        let leftover = Leftover { path: entry.path(), bytes, why: "image half in its place", upload: None };
+        (is_old && images::is_half(entry.file_name().to_str()?)).then_some(leftover)
     });
     found.collect()
 }
@@ -136,6 +141,33 @@ mod tests {
             done: false,
             expires_at,
         }
+    }
+
+    #[test]
+    fn names_that_images_had_on_their_way_go_when_they_are_old() {
+        let base = tempfile::tempdir().unwrap();
+        let layout = Layout::new(base.path());
+        let folders = [layout.images(None), layout.images(Some("u1")), base.path().join("uploads")];
+        let halves = [".a.iso.new", ".a.iso.sha256", ".a.iso.old", ".0123456789ab"];
+        for folder in &folders {
+            std::fs::create_dir_all(folder).unwrap();
+            for name in halves.iter().chain(&["a.iso", "a.iso.sha256", "b.new", ".keep"]) {
+                std::fs::write(folder.join(name), "bytes").unwrap();
+            }
+        }
+        // Another name of an image is as old as itself.
+        let link = folders[0].join(".b.new");
+        std::fs::hard_link(folders[0].join("a.iso"), &link).unwrap();
+        let now = Timestamp::from_second(1000).unwrap();
+        let found = find(&layout, &Named::default(), now, Duration::ZERO);
+        assert_eq!(found.len(), 3 * halves.len() + 1, "{found:?}");
+        assert!(found.iter().any(|half| half.path == link && half.bytes == 0), "{found:?}");
+        found.iter().for_each(|half| remove(half).unwrap());
+        for folder in &folders {
+            assert_eq!(std::fs::read_dir(folder).unwrap().count(), 4, "{}", folder.display());
+        }
+        std::fs::write(&link, "").unwrap();
+        assert_eq!(find(&layout, &Named::default(), now, Duration::from_secs(60)), []);
     }
 
     #[test]

@@ -72,12 +72,23 @@ impl Layout {
     }
 }
 
-/// Makes a folder only the server may look into, with those above it.
+/// Makes a folder only the server may look into, with those above it; what is put there survives a loss of power with its way to there.
 ///
 /// # Errors
 /// The system's.
 pub fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
+}
+
+/// Makes a file that another program made survive a loss of power.
+///
+/// # Errors
+/// The system's.
+pub fn sync_made(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Makes what happened to the names in a folder survive a loss of power.

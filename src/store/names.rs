@@ -103,6 +103,17 @@ pub fn check<'a>(field: &'static str, name: &'a str) -> Result<&'a str, Problem>
     ))
 }
 
+/// The name of a new snapshot: not a number, for QEMU and `qemu-img` take a number for the id of a snapshot before they look at names.
+///
+/// # Errors
+/// 422.
+pub fn check_snapshot<'a>(field: &'static str, name: &'a str) -> Result<&'a str, Problem> {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Problem::unprocessable(field, "must not be digits alone; add a letter"));
+    }
+    check(field, name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +144,14 @@ mod tests {
         assert!(check("disk", "work-1.0_a").is_ok());
         for bad in ["", ".hidden", "-x", "a/b", "a,b", "a b", "..", "\u{e4}", &"x".repeat(65)] {
             assert_eq!(check("disk", bad).unwrap_err().status, 422, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_not_named_as_qemu_numbers_them() {
+        assert!(check("name", "2").is_ok() && check_snapshot("name", "2a").is_ok());
+        for bad in ["2", "007", "", "a b"] {
+            assert_eq!(check_snapshot("name", bad).unwrap_err().status, 422, "{bad}");
         }
     }
 }

@@ -53,7 +53,7 @@ impl From<io::Error> for StageError {
 }
 
 impl Stage {
-    /// A new, empty file that may grow to `limit` bytes.
+    /// A new, empty file that may grow to `limit` bytes. It has its name for good: an offset that is told later is told of this file.
     ///
     /// # Errors
     /// The system's; the file must not be there yet.
@@ -62,6 +62,9 @@ impl Stage {
             super::make_folder(folder)?;
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        if let Some(folder) = path.parent() {
+            super::sync_folder(folder)?;
+        }
         let sha256 = Some(Progress { context: Context::new(&digest::SHA256), bytes: 0 });
         Ok(Self { file, path: path.to_owned(), length: 0, limit, sha256, piece: None, began_at: 0, written_back: 0 })
     }

@@ -109,7 +109,8 @@ fn base(config: &Config, uid: &str, path: &Path, disk: &File) -> Result<Option<(
         Format::Raw => "raw",
         Format::Qcow2 | Format::Iso => {
             let head = read_head(&image).map_err(|e| cannot_open(named, &e))?;
-            qcow2::check(&head).map_err(|e| cannot_open(named, &io::Error::other(e)))?;
+            let size = image.metadata().map_err(|e| cannot_open(named, &e))?.len();
+            qcow2::check(&head, size).map_err(|e| cannot_open(named, &io::Error::other(e)))?;
             "qcow2"
         }
     };

@@ -54,6 +54,16 @@ pub fn qemu_img_info(qemu_img: &Path, disk: &Path) -> Result<Vec<OsString>, ArgE
     Ok(line.0)
 }
 
+/// The command line that looks whether an image is whole; it changes nothing.
+///
+/// # Errors
+/// As [`qemu_img_create`].
+pub fn qemu_img_check(qemu_img: &Path, image: &Path) -> Result<Vec<OsString>, ArgError> {
+    let mut line = Line(vec![qemu_img.into()]);
+    line.flag("check").flag("-q").option("-f", "qcow2").0.push(plain_path(image)?);
+    Ok(line.0)
+}
+
 /// The command line for a snapshot of a disk nobody uses: `-c` makes one, `-a` goes back to it, `-d` removes it.
 ///
 /// # Errors
@@ -100,6 +110,7 @@ mod tests {
         assert_eq!(line(qemu_img_create(tool, disk, &empty)), "qemu-img create -q -f qcow2 /d/a.qcow2 8G");
         assert_eq!(line(qemu_img_grow(tool, disk, 9)), "qemu-img resize -q -f qcow2 /d/a.qcow2 9G");
         assert_eq!(line(qemu_img_snapshot(tool, disk, "-c", "x")), "qemu-img snapshot -q -c x /d/a.qcow2");
+        assert_eq!(line(qemu_img_check(tool, disk)), "qemu-img check -q -f qcow2 /d/a.qcow2");
         assert!(qemu_img_snapshot(tool, disk, "-c", "-d").is_err());
         assert!(qemu_img_create(tool, Path::new("nbd:host:1"), &empty).is_err());
     }

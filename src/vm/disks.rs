@@ -10,9 +10,12 @@ use crate::db::accounts;
 use crate::db::vms::VmRow;
 use crate::house::Cx;
 use crate::proto::problem::Problem;
-use crate::store::{self, disks};
+use crate::store::{self, Claim, disks, images};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+/// `qemu-img check`: there are clusters that nothing refers to, and no other fault.
+const LEAKS: i32 = 3;
 
 /// Runs `qemu-img` with what `line` makes of its path.
 ///
@@ -25,6 +28,21 @@ pub async fn qemu_img(
     let program = cx.hypervisor.qemu_img()?;
     let args = line(&program).map_err(|e| Problem::internal(e.to_string()))?;
     tool::run(cx, args).await
+}
+
+/// That a qcow2 image is whole; what no table refers to is no fault. Its header has been looked at: `qemu-img` opens what that names.
+///
+/// # Errors
+/// 422 with `qemu-img`'s words; 503 as [`qemu_img`].
+pub async fn check_image(cx: &Cx, path: &Path) -> Result<(), Problem> {
+    let args = disk_args::qemu_img_check(&cx.hypervisor.qemu_img()?, path);
+    let (code, said) = tool::judge(cx, args.map_err(|e| Problem::internal(e.to_string()))?).await?;
+    if code == 0 || code == LEAKS {
+        return Ok(());
+    }
+    let said = said.replace(&*path.to_string_lossy(), "the image");
+    let detail = format!("This image cannot be used: it is cut off or damaged ({said}); upload it again.");
+    Err(Problem::new(422, "bad_image", detail).in_field("iso"))
 }
 
 /// 507 when the folder of `path` has no room for so many bytes beside what the operator wants to keep free.
@@ -42,18 +60,65 @@ pub async fn room(cx: &Cx, path: &Path, bytes: u64) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes a disk where none is; half of one is removed.
+/// Makes a disk where none is; half of one is removed. The caller has the user's claim where it is an overlay of an image.
 ///
 /// # Errors
-/// 507.
+/// 507; 404 when the image below was removed meanwhile.
 pub async fn make(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
     room(cx, path, 0).await?;
+    let _library = library(cx, new).await?;
     let made = qemu_img(cx, |program| disk_args::qemu_img_create(program, path, new)).await;
     if made.is_err() {
         let path = path.to_owned();
         let _ = cx.disk(move || store::remove(&path)).await;
     }
     made.map(drop)
+}
+
+/// [`make`] for a disk that is kept: on the disk for good, or not at all.
+///
+/// # Errors
+/// As [`make`].
+pub async fn make_kept(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Problem> {
+    make(cx, path, new).await?;
+    let made = path.to_owned();
+    let synced = cx.disk(move || {
+        let synced = store::sync_made(&made);
+        // The caller says that there is none.
+        synced.inspect_err(|_| drop(store::remove(&made)))
+    });
+    synced.await?.map_err(|e| no_space(&e.to_string()))
+}
+
+/// The claim of the shared library where the image below is one of its: until its overlay is there nothing tells that it is needed, and whoever
+/// removes or replaces it looks first. That it is there still is looked at in the claim.
+async fn library(cx: &Cx, new: &NewDisk) -> Result<Option<Claim>, Problem> {
+    let Some((base, _)) = &new.base else { return Ok(None) };
+    let (folder, image) = (cx.layout.images(None), base.clone());
+    let is_shared = cx.disk(move || folder.canonicalize().is_ok_and(|folder| image.starts_with(folder))).await?;
+    let claim = if is_shared { Some(cx.claims.of(images::SHARED).await) } else { None };
+    let image = base.clone();
+    if cx.disk(move || image.exists()).await? {
+        return Ok(claim);
+    }
+    Err(Problem::not_found("iso_not_found", "The image was removed meanwhile. Choose another one."))
+}
+
+/// Waits until nobody works on what a starting VM uses, its kept disk or its user's images: who comes later sees its row. The claim is
+/// to be held while disks are made.
+///
+/// # Errors
+/// 404 when the disk was removed meanwhile.
+pub async fn settled(cx: &Cx, row: &VmRow) -> Result<Claim, Problem> {
+    let claim = cx.claims.of(&row.user_id).await;
+    if let Some(name) = &row.disk {
+        let path = disks::path(&cx.layout, &row.user_id, name);
+        if !cx.disk(move || path.exists()).await? {
+            let detail = format!("The disk {name} was removed meanwhile. Give data_disk_gb to make it anew.");
+            return Err(Problem::not_found("disk_not_found", detail));
+        }
+    }
+    Ok(claim)
 }
 
 fn no_space(why: &str) -> Problem {
@@ -71,9 +136,7 @@ fn no_space(why: &str) -> Problem {
 pub async fn check_quota(cx: &Cx, uid: &str, gb: u32, but: Option<&str>) -> Result<(), Problem> {
     let (layout, owner, but) = (cx.layout.clone(), uid.to_owned(), but.map(str::to_owned));
     let there = cx.disk(move || disks::list(&layout, &owner)).await?;
-    // A disk with snapshots may take more than the guest sees.
-    let takes = |disk: &disks::Listed| disk.size.max(disk.used).div_ceil(1 << 30);
-    let used: u64 = there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(takes).sum();
+    let used: u64 = there.iter().filter(|disk| Some(&disk.name) != but.as_ref()).map(disks::Listed::counts_gb).sum();
     let quota = quota_gb(cx, uid).await?;
     if used + u64::from(gb) <= quota {
         return Ok(());
@@ -117,7 +180,7 @@ pub async fn make_for(cx: &Cx, row: &VmRow, new: &NewDisk) -> Result<(), Problem
         if there.exists() { Ok(false) } else { std::fs::write(&note, name).map(|()| true) }
     });
     match noted.await? {
-        Ok(true) => make(cx, &path, new).await,
+        Ok(true) => make_kept(cx, &path, new).await,
         Ok(false) => {
             Err(Problem::conflict("disk_exists", "That disk was made by another request meanwhile. Start again."))
         }

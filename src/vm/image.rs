@@ -1,7 +1,7 @@
 //! Which image a launch boots, and whether it may: blocking file work, done on the `disk` threads.
 //!
 //! The profile names a file, a directory with a prefix, or a template, each with `{uid}`; a user may instead name one of the images he
-//! may see: those of his own folder and the shared library. Somebody else's image does not exist for him.
+//! may see: those of his own folder, the shared library, and the profile's folder where that is the same for all. Somebody else's image does not exist for him.
 //! A file is opened first and judged by the path the kernel says it has, so no symlink leads out of the allowed places.
 
 use super::args::BootOrder;
@@ -93,11 +93,34 @@ pub fn media(config: &Config, profile: &Profile, wish: &Wish) -> Result<Image, P
             image.new_kept = Some(NewDisk { gb: made, base });
         }
         (None, _) => {
+            if let Some((path, format)) =
+                base.as_ref().filter(|(path, _)| is_users_own(config, profile, &wish.user, path))
+            {
+                bounded(size_gb(path, format), config.limits.max_data_disk_gb)?;
+            }
             image.overlay = base.map(|base| NewDisk { gb: None, base: Some(base) });
             image.scratch = gb.map(|gb| NewDisk { gb: Some(gb), base: None });
         }
     }
     Ok(image)
+}
+
+/// Whether a user brought this image himself. What an operator or administrator gives to start from may be of any size.
+fn is_users_own(config: &Config, profile: &Profile, uid: &str, image: &Path) -> bool {
+    let library = Layout::new(&config.base_dir).images(Some(uid)).canonicalize();
+    let default = images::default_place(profile, uid);
+    library.is_ok_and(|library| image.starts_with(library))
+        || default.is_some_and(|default| images::is_same(&default, image))
+}
+
+/// What a guest may fill of an overlay is as much as the image says it has.
+fn bounded(gb: u32, most: u32) -> Result<(), Problem> {
+    if gb <= most {
+        return Ok(());
+    }
+    let why =
+        format!("is a disk of {gb} GiB, and {most} are the most a VM may write to; keep it as a disk of your own");
+    Err(Problem::unprocessable("iso", why))
 }
 
 /// The size in GiB of a kept disk, if it is there.
@@ -187,9 +210,9 @@ pub fn find(config: &Config, profile: &Profile, uid: &str, asked: Option<&str>) 
     let own = rule.path();
     let path = match asked {
         None => own.clone(),
-        Some(asked) => locate(config, uid, &own, asked)?,
+        Some(asked) => locate(config, uid, &own, common_folder(config, profile, &rule).as_deref(), asked)?,
     };
-    check(&path, &allowed(config, &rule, uid), asked.is_none())
+    check(&path, &allowed(config, profile, &rule, uid), asked.is_none())
 }
 
 /// Name and size of what the profile starts for this user who names nothing, if that is there; for lists.
@@ -210,8 +233,24 @@ fn rule(profile: &Profile, uid: &str) -> Result<ImageRule, Problem> {
     profile.image_rule(uid, is_directory).map_err(bad)
 }
 
+/// The folder (canonical) of a profile that has the same images for all; each of them may be asked for. Not one in which any profile, or the
+/// server, has files of single users.
+fn common_folder(config: &Config, profile: &Profile, rule: &ImageRule) -> Option<PathBuf> {
+    let ImageRule::InDirectory { dir, .. } = rule else { return None };
+    if profile.names_users() {
+        return None;
+    }
+    let (dir, base) = (dir.canonicalize().ok()?, config.base_dir.canonicalize().ok()?);
+    let users = config.profiles.values().filter(|profile| profile.names_users()).map(Profile::allowed_root);
+    let users = users.chain([base.join("uploads")]).filter_map(|folder| folder.canonicalize().ok());
+    // A profile of one file has no folder of users.
+    let is_theirs =
+        base.starts_with(&dir) || users.into_iter().any(|folder| folder.is_dir() && folder.starts_with(&dir));
+    (!is_theirs).then_some(dir)
+}
+
 /// What a user's `iso` or `iso_path` means.
-fn locate(config: &Config, uid: &str, own: &Path, asked: &str) -> Result<PathBuf, Problem> {
+fn locate(config: &Config, uid: &str, own: &Path, common: Option<&Path>, asked: &str) -> Result<PathBuf, Problem> {
     let path = Path::new(asked);
     let plain = path.components().all(|c| matches!(c, Component::Normal(_) | Component::RootDir));
     if asked.is_empty() || asked.len() > 4096 || asked.contains('\0') || !plain {
@@ -228,12 +267,14 @@ fn locate(config: &Config, uid: &str, own: &Path, asked: &str) -> Result<PathBuf
     }
     let layout = Layout::new(&config.base_dir);
     let mine = layout.images(Some(uid)).join(asked);
-    Ok(if mine.exists() { mine } else { layout.images(None).join(asked) })
+    let beside = common.map(|folder| folder.join(asked));
+    let known = [Some(mine), beside].into_iter().flatten().find(|path| path.exists());
+    Ok(known.unwrap_or_else(|| layout.images(None).join(asked)))
 }
 
 /// Files and folders (canonical) this user may boot from.
-fn allowed(config: &Config, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
-    let mut places = Vec::new();
+fn allowed(config: &Config, profile: &Profile, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
+    let mut places = Vec::from_iter(common_folder(config, profile, rule));
     if let Ok(file) = rule.path().canonicalize() {
         let inside = match rule {
             // Only the user's own file of that folder; a link from there must not leave it.
@@ -256,7 +297,7 @@ fn allowed(config: &Config, rule: &ImageRule, uid: &str) -> Vec<PathBuf> {
 pub fn may_back(config: &Config, uid: &str, image: &Path) -> bool {
     config.profiles.values().any(|profile| {
         let of_all = profile.base_disk.as_ref().and_then(|base| base.canonicalize().ok());
-        let own = rule(profile, uid).map(|rule| allowed(config, &rule, uid)).unwrap_or_default();
+        let own = rule(profile, uid).map(|rule| allowed(config, profile, &rule, uid)).unwrap_or_default();
         of_all.iter().any(|base| base == image) || own.iter().any(|place| image.starts_with(place))
     })
 }

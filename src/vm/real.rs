@@ -137,8 +137,9 @@ impl World for Cx {
         let made = folder.clone();
         self.disk(move || make_run_dir(&made, uid)).await?.map_err(no_space)?;
         if let Some(new) = &image.new_kept {
-            disks::make_for(self, row, new).await?;
+            return disks::make_for(self, row, new).await;
         }
+        let _claim = disks::settled(self, row).await?;
         for (name, new) in [(OVERLAY, &image.overlay), (SCRATCH, &image.scratch)] {
             if let Some(new) = new {
                 disks::make(self, &folder.join(name), new).await?;

@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
+    /// The number QEMU gave it.
+    pub id: String,
     /// Its name.
     pub name: String,
     /// Bytes of memory and devices in it; 0 for one of the disk alone.
@@ -50,6 +52,7 @@ pub fn parse(image: &Value) -> Vec<Snapshot> {
     let listed = image.get("snapshots").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let one = |value: &Value| {
         Some(Snapshot {
+            id: value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned(),
             name: value.get("name")?.as_str()?.to_owned(),
             memory: value.get("vm-state-size").and_then(Value::as_u64).unwrap_or(0),
             at: value.get("date-sec").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok()),
@@ -138,7 +141,8 @@ struct Under(Rc<Vm>, Cx);
 impl Under {
     fn begin(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Self, Problem> {
         if let Some(job) = &*vm.job.borrow() {
-            let detail = format!("A snapshot job ({} {}) is under way. Wait for its end.", job.what, job.name);
+            let detail =
+                format!("A snapshot job ({}) is under way. Wait for its end.", [job.what, &job.name].join(" ").trim());
             return Err(Problem::conflict("snapshot_busy", detail));
         }
         vm.job.replace(Some(Job { what: act.words().0, name: name.to_owned(), percent: 0 }));
@@ -219,18 +223,17 @@ async fn end(cx: &Cx, process: &Process, id: &str, under: &Under) -> Result<(), 
 pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
     let process = Rc::clone(&vm.process.borrow());
     let Ok(jobs) = process.execute("query-jobs", None).await else { return };
-    let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job.get("id").and_then(Value::as_str));
-    let ours: Vec<String> = ids.filter(|id| id.starts_with(JOBS)).map(str::to_owned).collect();
+    let ours: Vec<(String, Act)> = jobs.as_array().into_iter().flatten().filter_map(ours).collect();
     if ours.is_empty() {
         // It may have ended between the job's end and this.
         agent::plug(cx, &process).await;
     }
-    for id in ours {
+    for (id, act) in ours {
         let (cx, vm, process) = (Rc::clone(cx), Rc::clone(vm), Rc::clone(&process));
         let spawner = cx.spawner.clone();
         spawner.spawn("snapshot of a former server", async move {
-            // Only one job was ever under way.
-            let Ok(under) = Under::begin(&cx, &vm, Act::Save, "") else { return };
+            // Only one job was ever under way. QEMU does not say which snapshot it is of.
+            let Ok(under) = Under::begin(&cx, &vm, act, "") else { return };
             match end(&cx, &process, &id, &under).await {
                 Ok(()) => log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server has ended"),
                 Err(e) => log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server failed: {}", e.detail),
@@ -238,6 +241,15 @@ pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
             agent::plug(&cx, &process).await;
         });
     }
+}
+
+/// The id of a job that a server of ours began, and what it does.
+fn ours(job: &Value) -> Option<(String, Act)> {
+    let text = |name: &str| job.get(name).and_then(Value::as_str);
+    let id = text("id").filter(|id| id.starts_with(JOBS))?;
+    let kind = text("type")?;
+    let act = [Act::Save, Act::Restore, Act::Delete].into_iter().find(|act| act.words().1 == kind)?;
+    Some((id.to_owned(), act))
 }
 
 /// A name that can be taken, or that is there.
@@ -256,7 +268,15 @@ pub(crate) fn may(cx: &Cx, act: Act, name: &str, there: &[Snapshot]) -> Result<(
         Act::Restore | Act::Delete if !known => {
             Err(Problem::not_found("snapshot_not_found", format!("There is no snapshot {name}.")))
         }
-        _ => Ok(()),
+        Act::Restore => there.iter().find(|other| other.id == name && other.name != name).map_or(Ok(()), |other| {
+            // QEMU looks at ids first: it would go back to that one, and what is now would be lost for nothing.
+            let detail = format!(
+                "QEMU would take {name} for the number of the snapshot {}. Go back to another one, or remove that first.",
+                other.name
+            );
+            Err(Problem::conflict("snapshot_ambiguous", detail))
+        }),
+        Act::Save | Act::Delete => Ok(()),
     }
 }
 
@@ -304,6 +324,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_job_of_a_former_server_is_told_as_what_it_is() {
+        for (kind, act) in
+            [("snapshot-save", Act::Save), ("snapshot-load", Act::Restore), ("snapshot-delete", Act::Delete)]
+        {
+            let job = json!({ "id": "snapshot-0123456789ab", "type": kind, "status": "running" });
+            assert_eq!(ours(&job), Some(("snapshot-0123456789ab".to_owned(), act)));
+        }
+        assert_eq!(ours(&json!({ "id": "snapshot-1", "type": "commit" })), None);
+        assert_eq!(ours(&json!({ "id": "drive0", "type": "snapshot-save" })), None);
+    }
+
+    #[test]
     fn the_list_is_read_as_qemu_writes_it() {
         let image = json!({ "virtual-size": 1, "snapshots": [
             { "id": "1", "name": "clean", "vm-state-size": 115_343_360u64, "date-sec": 1_790_000_000, "date-nsec": 0, "vm-clock-sec": 9 },
@@ -311,8 +343,8 @@ mod tests {
             { "id": "3" },
         ]});
         let listed = parse(&image);
-        let short: Vec<_> = listed.iter().map(|s| (s.name.as_str(), s.memory)).collect();
-        assert_eq!(short, [("clean", 115_343_360), ("cold", 0)]);
+        let short: Vec<_> = listed.iter().map(|s| (s.id.as_str(), s.name.as_str(), s.memory)).collect();
+        assert_eq!(short, [("1", "clean", 115_343_360), ("2", "cold", 0)]);
         assert_eq!(listed[0].to_json()["created_at"], "2026-09-21T14:13:20Z");
         assert!(parse(&json!({})).is_empty() && parse(&Value::Null).is_empty());
     }

@@ -22,7 +22,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let limit = crate::vm::disks::quota_gb(&cx, &uid).await?;
     let layout = cx.layout.clone();
     let found = cx.disk(move || disks::list(&layout, &uid)).await?;
-    let used: u64 = found.iter().map(|disk| disk.size.div_ceil(1 << 30)).sum();
+    let used: u64 = found.iter().map(Listed::counts_gb).sum();
     let all: Vec<Value> = found.iter().map(|disk| to_json(disk, attached.as_ref())).collect();
     let quota = json!({ "used_gb": used, "limit_gb": limit });
     Ok(Response::json(200, &json!({ "disks": all, "quota": quota })))
@@ -111,7 +111,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(Problem::unprocessable("size_gb", format!("must be at least the image's {least} GiB")));
     }
     work::check_quota(&cx, &uid, gb.unwrap_or(least), None).await?;
-    work::make(&cx, &path, &NewDisk { gb, base }).await?;
+    work::make_kept(&cx, &path, &NewDisk { gb, base }).await?;
     let made = one(&cx, &uid, &name).await?;
     super::auth::audit(&cx, &req, &caller.user, "create disk", &name).await;
     Ok(Response::json(201, &json!({ "disk": to_json(&made, None) })))

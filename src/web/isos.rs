@@ -51,18 +51,23 @@ pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let caller = req.caller()?;
     let (uid, name) = (subject(&req)?, names::known_image(req.param(0))?.to_owned());
     let _claim = cx.claims.of(&uid).await;
-    let own = cx.layout.images(Some(&uid));
-    let (file, shown) = (own.join(&name), name.clone());
-    let is_own = cx.disk(move || file.is_file()).await?;
+    let (config, layout, user, shown) = (Arc::clone(&cx.config), cx.layout.clone(), uid.clone(), name.clone());
+    let (own, defaults) = cx
+        .disk(move || {
+            let profiles: Vec<&Profile> = config.profiles.values().collect();
+            let defaults: Vec<_> =
+                profiles.iter().filter_map(|profile| images::default_place(profile, &user)).collect();
+            (images::own_folder(&layout, &defaults, &user, &shown), defaults)
+        })
+        .await?;
+    let shown = name.clone();
     // Of somebody else's only his own: a shared one is removed without naming anybody.
-    if !is_own && (!caller.is_admin() || uid != caller.user.id) {
+    if own.is_none() && (!caller.is_admin() || uid != caller.user.id) {
         return Err(not_found(&shown));
     }
-    let folder = if is_own { own } else { cx.layout.images(None) };
-    let _library = if is_own { None } else { Some(cx.claims.of(images::SHARED).await) };
+    let _library = if own.is_some() { None } else { Some(cx.claims.of(images::SHARED).await) };
+    let folder = own.unwrap_or_else(|| cx.layout.images(None));
     in_use(&cx, folder.join(&name)).await?;
-    let defaults: Vec<PathBuf> =
-        cx.config.profiles.values().filter_map(|profile| images::default_place(profile, &uid)).collect();
     let removed = cx.disk(move || images::delete(&folder, &name, &defaults)).await?;
     match removed {
         Ok(true) => {
@@ -79,16 +84,19 @@ fn not_found(name: &str) -> Problem {
     Problem::not_found("iso_not_found", format!("You have no image {name}."))
 }
 
-/// 409 when `new` must not come in the place of the image that is there: disks, kept or of live VMs, may be overlays of that. A CD that was
-/// opened stays what it is.
+/// 409 when `new`, or any other file, must not come in the place of the image that is there: disks, kept or of live VMs, may be overlays of
+/// that. A CD that was opened stays what it is.
 ///
 /// # Errors
 /// 409, 503.
-pub(super) async fn replaceable(cx: &Cx, new: &Path, file: &Path) -> Result<(), Problem> {
-    let (new, there) = (new.to_owned(), file.to_owned());
-    let is_cd = Format::of(&file.to_string_lossy()) == Format::Iso;
-    let is_other = cx.disk(move || there.exists() && !images::is_same(&new, &there)).await?;
-    if is_cd || !is_other { Ok(()) } else { in_use(cx, file.to_owned()).await }
+pub(super) async fn replaceable(cx: &Cx, new: Option<&Path>, file: &Path) -> Result<(), Problem> {
+    let (new, there) = (new.map(Path::to_owned), file.to_owned());
+    if Format::of(&file.to_string_lossy()) == Format::Iso {
+        return Ok(());
+    }
+    let is_same = move |new: PathBuf, there: &Path| images::is_same(&new, there);
+    let is_other = cx.disk(move || there.exists() && !new.is_some_and(|new| is_same(new, &there))).await?;
+    if is_other { in_use(cx, file.to_owned()).await } else { Ok(()) }
 }
 
 /// 409 when a live VM was started from this file, or a disk is an overlay of it.

@@ -35,6 +35,7 @@ use crate::net::body::Incoming;
 use crate::net::response::Response;
 use crate::proto::http::{Head, Method};
 use crate::proto::problem::Problem;
+use crate::proto::tus;
 use crate::proto::url::Query;
 use crate::reactor::task::Cancel;
 use crate::vm::Vmid;
@@ -204,10 +205,19 @@ pub static ROUTES: &[Route] = &[
     route!(Get "/metrics" Public metrics::serve, "Prometheus text, for admins and loopback"),
 ];
 
-/// True for requests whose body goes to the handler piece by piece.
+/// Looks at a head before anybody: gives it the method that it means, and is true for requests whose body goes to the handler piece by
+/// piece.
 #[must_use]
-pub fn streams(head: &Head) -> bool {
-    let upload = head.path == "/upload" || head.path.starts_with("/uploads");
+pub fn admit(head: &mut Head) -> bool {
+    if uploads::is_tus(&head.path) && head.method == Method::Post {
+        // For clients that cannot send these (tus 1.0.0); any can send the others, and an answer to HEAD would not fit one to POST.
+        match head.headers.get("x-http-method-override") {
+            Some("PATCH") => head.method = Method::Patch,
+            Some("DELETE") => head.method = Method::Delete,
+            _ => {}
+        }
+    }
+    let upload = head.path == "/upload" || uploads::is_tus(&head.path);
     upload && matches!(head.method, Method::Post | Method::Patch)
 }
 
@@ -228,6 +238,9 @@ pub async fn answer(cx: Cx, mut req: Req, found: Found) -> Response {
     // Methods are those of the table; what is asked for beside it is one route.
     let (method, path) = path.unwrap_or_else(|| ("any".to_owned(), "page"));
     cx.metrics.request(method, path, response.status, cx.now() - asked);
+    if uploads::is_tus(&req.head.path) {
+        response.headers.push(("tus-resumable", tus::VERSION.to_owned()));
+    }
     if response.upgrade.is_none() {
         response.headers.push(("x-request-id", id));
         response.headers.extend(pages::security_headers(secure));

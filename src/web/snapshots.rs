@@ -6,11 +6,11 @@ use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
-use crate::store::{disks, names};
+use crate::store::{Claim, disks, names};
 use crate::vm::snapshots::{self, Act, Snapshot};
 use crate::vm::{Vm, Vmid};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// Where a VM's snapshots are.
@@ -51,19 +51,33 @@ fn answer(status: u16, found: &[Snapshot]) -> Response {
 
 /// `GET`: `{snapshots: [{name, size, memory, created_at}]}`.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let found = match place(&cx, &req).await? {
-        Place::Live(vm) => match snapshots::list_live(&cx, &vm).await {
-            // Nothing to list is no mistake.
-            Err(problem) if problem.code == "no_disk" => Vec::new(),
-            other => other?,
-        },
+    match listed(&cx, &req).await {
+        // Nothing to list is no mistake.
+        Err(problem) if problem.code == "no_disk" => Ok(answer(200, &[])),
+        found => found.map(|found| answer(200, &found)),
+    }
+}
+
+async fn listed(cx: &Cx, req: &Req) -> Result<Vec<Snapshot>, Problem> {
+    match place(cx, req).await? {
+        Place::Live(vm) => snapshots::list_live(cx, &vm).await,
         Place::Disk { uid, name, path } => {
-            let _claim = cx.claims.of(&uid).await;
-            super::disks::workable(&cx, &uid, &name).await?;
-            snapshots::list_offline(&cx, &path).await?
+            let _claim = workable(cx, &uid, &name, &path).await?;
+            snapshots::list_offline(cx, &path).await
         }
-    };
-    Ok(answer(200, &found))
+    }
+}
+
+/// The claim of a kept disk's owner, once the disk may be worked on.
+async fn workable(cx: &Cx, uid: &str, name: &str, path: &Path) -> Result<Claim, Problem> {
+    let claim = cx.claims.of(uid).await;
+    let disk = path.to_owned();
+    if !cx.disk(move || disk.exists()).await? {
+        let detail = format!("The disk {name} that this VM kept was removed, and its snapshots with it.");
+        return Err(Problem::conflict("no_disk", detail));
+    }
+    super::disks::workable(cx, uid, name).await?;
+    Ok(claim)
 }
 
 /// `POST`: `{name}`.
@@ -72,7 +86,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let place = place(&cx, &req).await?;
     let fields = Fields::parse(&req.body)?;
     fields.deny_unknown(&["name"])?;
-    let name = names::check("name", fields.str("name")?)?.to_owned();
+    let name = names::check_snapshot("name", fields.str("name")?)?.to_owned();
     act(&cx, &req, place, Act::Save, &name).await.map(|found| {
         let made = found.iter().find(|snapshot| snapshot.name == name).map(Snapshot::to_json);
         let all: Vec<Value> = found.iter().map(Snapshot::to_json).collect();
@@ -98,8 +112,7 @@ async fn act(cx: &Cx, req: &Req, place: Place, act: Act, name: &str) -> Result<V
     let found = match place {
         Place::Live(vm) => snapshots::live(cx, &vm, act, name).await?,
         Place::Disk { uid, name: disk, path } => {
-            let _claim = cx.claims.of(&uid).await;
-            super::disks::workable(cx, &uid, &disk).await?;
+            let _claim = workable(cx, &uid, &disk, &path).await?;
             snapshots::offline(cx, &path, act, name).await?
         }
     };

@@ -9,7 +9,7 @@ mod form;
 mod tus;
 
 pub use form::form;
-pub use tus::{append, create, options, remove, status};
+pub use tus::{append, create, is_tus, options, remove, status};
 
 use super::Req;
 use crate::config::Profile;
@@ -21,15 +21,19 @@ use crate::reactor::task::{Cancel, Latch};
 use crate::store::images;
 use crate::store::names::{self, Format};
 use crate::store::stage::{Progress, Stage, StageError};
+use crate::vm::disks::{check_image, quota_bytes};
 use crate::work::lane::{Done, Lane};
 use jiff::Timestamp;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Running hashes kept between two pieces; one that is not there costs reading the file again.
 const KEPT_HASHES: usize = 1024;
+/// How often in the time it is kept an upload's row hears that it is worked on.
+const TELLINGS: u32 = 360;
 
 /// What is asked for, before a byte came.
 pub(super) struct Wish {
@@ -119,18 +123,24 @@ impl Drop for Work {
     }
 }
 
-/// Brings a body to `sink`, piece by piece and in order, until it ends one way or the other. The sink comes back in each case.
+/// Brings a body to `sink`, piece by piece and in order, until it ends one way or the other. The sink comes back in each case. Now and then
+/// the upload's row hears that it is worked on: who cleans up beside the server knows no more than that.
 async fn pour<S: Send + 'static>(
     cx: &Cx,
     incoming: &Incoming,
-    taken_over: &Cancel,
+    (id, taken_over): (&str, &Cancel),
     sink: S,
     work: fn(&mut S, &Buffer) -> Result<(), Problem>,
 ) -> Result<(S, Result<(), Problem>), Problem> {
     let lane = Lane::new(&cx.store, sink, work);
     let mut out: VecDeque<Done<Buffer, Problem>> = VecDeque::new();
     let mut came = Ok(());
+    let mut told = cx.now();
     loop {
+        if cx.now() - told >= kept(cx) / TELLINGS {
+            told = cx.now();
+            prolong(cx, id);
+        }
         let next = match taken_over.or(incoming.next()).await {
             Ok(Ok(next)) => next,
             Ok(Err(why)) => {
@@ -180,9 +190,23 @@ fn staged(cx: &Cx, row: &UploadRow) -> PathBuf {
     cx.layout.uploads(&row.user_id).join(&row.id)
 }
 
+/// How long an upload is kept that nobody works on. While nothing comes it is still worked on.
+fn kept(cx: &Cx) -> Duration {
+    let limits = &cx.config.limits;
+    Duration::from_secs(u64::from(limits.upload_expire_hours) * 3600 + limits.upload_stall_seconds)
+}
+
 fn expiry(cx: &Cx) -> Timestamp {
-    let seconds = i64::from(cx.config.limits.upload_expire_hours) * 3600;
-    Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap_or(Timestamp::MAX)
+    let seconds = i64::try_from(kept(cx).as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(Timestamp::now().as_second().saturating_add(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// Tells an upload's row that it is worked on; nobody waits for that, and the next time does for a database that is away.
+fn prolong(cx: &Cx, id: &str) {
+    let (story, id, expires) = (Rc::clone(cx), id.to_owned(), expiry(cx));
+    cx.spawner.spawn("prolong upload", async move {
+        let _ = story.db(uploads::prolong(&story.db, id, expires)).await;
+    });
 }
 
 /// Takes quota and disk space, makes the empty file and then its row. `size` is the most where the end is `open`.
@@ -194,7 +218,7 @@ async fn reserve(
     metadata: Option<String>,
 ) -> Result<(UploadRow, Stage), Problem> {
     let user = req.caller()?.user.id.clone();
-    let quota = crate::vm::disks::quota_bytes(cx, &user).await?;
+    let quota = quota_bytes(cx, &user).await?;
     let _claim = cx.claims.of(&user).await;
     let (layout, config, uid) = (cx.layout.clone(), std::sync::Arc::clone(&cx.config), user.clone());
     let (used, free) = cx
@@ -203,7 +227,8 @@ async fn reserve(
             (images::used(&layout, &profiles, &uid), crate::sys::statvfs::free_bytes(layout.base()))
         })
         .await?;
-    if !open_end && size > quota.saturating_sub(used) {
+    // What all have is nobody's quota, here as in the row.
+    if !wish.shared && !open_end && size > quota.saturating_sub(used) {
         return Err(over_quota(quota.saturating_sub(used)));
     }
     let keep = cx.config.limits.disk_reserve_mb << 20;
@@ -229,7 +254,11 @@ async fn reserve(
         cx.uploads.forms.borrow_mut().insert(new.id.clone());
     }
     let path = staged(cx, &new);
-    let mut stage = cx.store(move || Stage::create(&path, size.min(free))).await?.map_err(|e| stored(&e))?;
+    let made = cx.store(move || Stage::create(&path, size.min(free))).await;
+    let made = made.and_then(|made| made.map_err(|e| stored(&e)));
+    let mut stage = made.inspect_err(|_| {
+        cx.uploads.forms.borrow_mut().remove(&new.id);
+    })?;
     let room = Room { used, quota, uploads: cx.config.limits.uploads_per_user };
     let id = new.id.clone();
     let refusal = match cx.db(uploads::reserve(&cx.db, new.clone(), room, open_end)).await {
@@ -272,13 +301,20 @@ fn forget_later(cx: &Cx, id: String) {
     let story = Rc::clone(cx);
     cx.spawner.spawn("forget upload", async move {
         while !story.stopping.get() && story.db(uploads::delete(&story.db, id.clone())).await.is_err() {
-            story.clock.sleep(std::time::Duration::from_secs(1)).await;
+            story.clock.sleep(Duration::from_secs(1)).await;
         }
     });
 }
 
+/// 409 when an image has the name that must stay as it is. Looked at before the bytes come; what counts is the look in the claim.
+async fn placeable(cx: &Cx, row: &UploadRow) -> Result<(), Problem> {
+    let folder = cx.layout.images((!row.shared).then_some(row.user_id.as_str()));
+    super::isos::replaceable(cx, Some(&staged(cx, row)), &folder.join(&row.name)).await
+}
+
 /// A whole file: hashed, on the disk, checked, in its place. What is refused is removed by the caller. Returns the SHA-256.
 async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Result<String, Problem> {
+    placeable(cx, row).await?;
     let format = Format::parse(&row.format)?;
     let (stage, sha256) = cx
         .store(move || {
@@ -290,7 +326,11 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
             (stage, outcome)
         })
         .await?;
-    let sha256 = sha256.inspect_err(|_| cx.metrics.upload("refused"))?;
+    let sound = match sha256 {
+        Ok(sha256) if format == Format::Qcow2 => check_image(cx, stage.path()).await.map(|()| sha256),
+        sha256 => sha256,
+    };
+    let sha256 = sound.inspect_err(|_| cx.metrics.upload("refused"))?;
     let default = if row.shared || format != Format::Iso {
         None
     } else {
@@ -300,7 +340,7 @@ async fn complete(cx: &Cx, req: &Req, row: &UploadRow, mut stage: Stage) -> Resu
     let (folder, name, hash) = (cx.layout.images(owner), row.name.clone(), sha256.clone());
     // What everybody shares is changed by one at a time, whoever it is.
     let _claim = cx.claims.of(if row.shared { images::SHARED } else { &row.user_id }).await;
-    super::isos::replaceable(cx, stage.path(), &folder.join(&name)).await?;
+    placeable(cx, row).await?;
     cx.store(move || images::place(stage.path(), &folder, &name, &hash, default.as_deref()))
         .await?
         .map_err(|e| stored(&e))?;

@@ -8,7 +8,7 @@ import { $, make, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
 import { bytes, span } from "../shared/words.js";
 
-const SMALLEST = 10_000_000;
+const SMALLEST = 10 << 20;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];
@@ -95,6 +95,8 @@ async function begin(file) {
     metadata,
     retryDelays: [0, 1000, 3000, 5000, 10000, 20000, 30000],
     removeFingerprintOnSuccess: true,
+    // An image that must stay stays however often it is asked: the client asks again after any other 409.
+    onShouldRetry: (error) => !error.originalResponse?.getBody()?.includes('"image_in_use"') && defaultOptions.onShouldRetry(error),
     // It forgets how far it is when that question is refused: who is not signed in any more does not ask.
     onBeforeRequest: async (request) => void (request.getMethod() === "HEAD" && (await call("GET", "/auth/me"))),
     onProgress: progress,

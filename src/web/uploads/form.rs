@@ -115,7 +115,7 @@ async fn take(
     row: &UploadRow,
 ) -> Result<Response, Problem> {
     let feed = |taking: &mut Taking, buffer: &Buffer| taking.receive(buffer.filled());
-    let (taking, came) = pour(cx, incoming, &Cancel::default(), taking, feed).await?;
+    let (taking, came) = pour(cx, incoming, (&row.id, &Cancel::default()), taking, feed).await?;
     came?;
     taking.form.finish()?;
     let given = taking.file.clone().ok_or_else(no_file)?;

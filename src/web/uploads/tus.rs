@@ -3,7 +3,7 @@
 //! The file's length is the offset: what was told is synced, so after a crash it is that or more. A piece that comes with a checksum counts
 //! when it is whole and right, and not before.
 
-use super::{Wish, Work, complete, discard, expiry, not_written, pour, reserve, staged, stored};
+use super::{Wish, Work, complete, discard, expiry, not_written, placeable, pour, reserve, staged, stored};
 use crate::db::uploads::{self, UploadRow};
 use crate::house::Cx;
 use crate::net::body::{Buffer, Incoming};
@@ -13,27 +13,29 @@ use crate::proto::problem::Problem;
 use crate::proto::tus::{self, Checksum};
 use crate::store::stage::{Stage, StageError};
 use crate::web::Req;
+use crate::web::isos::replaceable;
 use std::rc::Rc;
 
 const PIECE: &str = "application/offset+octet-stream";
+/// A piece is not what its checksum says.
+const WRONG: &str = "checksum_mismatch";
 
-/// `OPTIONS /uploads`: what is spoken.
-pub async fn options(cx: Cx, _: Rc<Req>) -> Result<Response, Problem> {
-    let most = cx.config.limits.upload_quota_mb << 20;
+/// True for the paths of the protocol: each answer there says the version.
+#[must_use]
+pub fn is_tus(path: &str) -> bool {
+    path.strip_prefix("/uploads").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `OPTIONS /uploads`: what is spoken. No largest size: it is each user's quota, and who asks here is not known.
+pub async fn options(_: Cx, _: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::empty(204)
-        .with("tus-resumable", tus::VERSION)
         .with("tus-version", tus::VERSION)
         .with("tus-extension", tus::EXTENSIONS)
-        .with("tus-checksum-algorithm", tus::CHECKSUMS)
-        .with("tus-max-size", most.to_string()))
+        .with("tus-checksum-algorithm", tus::CHECKSUMS))
 }
 
 /// `POST /uploads`: makes an upload, and takes its first bytes where they come with it.
 pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(create_it(cx, req).await)
-}
-
-async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("upload-length").is_none() && header("upload-defer-length").is_some() {
@@ -45,25 +47,30 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let metadata = tus::metadata(Some(&text))?;
     let name = metadata.get("filename").or_else(|| metadata.get("name")).cloned().unwrap_or_default();
     let wish = Wish::new(&cx, &req, &name, |field| metadata.get(field).cloned())?;
+    let owner = (!wish.shared).then_some(req.caller()?.user.id.as_str());
+    replaceable(&cx, None, &cx.layout.images(owner).join(&wish.name)).await?;
     let first = match (&req.incoming, header("content-type")) {
         (Some(incoming), Some(PIECE)) => Some((incoming, tus::checksum(header("upload-checksum"))?)),
         (Some(_), _) => return Err(not_a_piece()),
         (None, _) => None,
     };
-    let (row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
+    let (mut row, stage) = reserve(&cx, &req, wish, (size, false), Some(text)).await?;
     drop(stage);
     crate::web::auth::audit(&cx, &req, &req.caller()?.user, "begin upload", &row.name).await;
-    let answer =
-        Response::empty(201).with("location", format!("/uploads/{}", row.id)).with("upload-expires", expires(&row));
     let offset = match first {
         Some((incoming, checksum)) => {
             let work = Work::on(&cx, &row.id).await;
-            match take(&cx, &req, &work, &row, (incoming, checksum), 0).await {
+            match take(&cx, &req, &work, &mut row, (incoming, checksum), 0).await {
                 Ok(offset) => offset,
                 // All of it came, and it is no image: there is nothing to go on with.
                 Err(problem) if problem.status == 422 => return Err(problem),
-                // What else went wrong with the first bytes is told when the client goes on.
-                Err(_) => 0,
+                // The client is not told where to go on, so it begins anew.
+                Err(problem) if problem.code == WRONG => {
+                    discard(&cx, &row).await;
+                    return Err(problem);
+                }
+                // What else went wrong with the first bytes is told when the client goes on, from the last that is there.
+                Err(_) => hold_back(&cx, &row).await?,
             }
         }
         // An empty file is whole at once, and no image.
@@ -75,15 +82,13 @@ async fn create_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         }
         None => 0,
     };
+    let place = format!("/uploads/{}", row.id);
+    let answer = Response::empty(201).with("location", place).with("upload-expires", expires(&row));
     Ok(answer.with("upload-offset", offset.to_string()))
 }
 
 /// `HEAD /uploads/{id}`: how far it is, on the disk.
 pub async fn status(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(status_it(cx, req).await)
-}
-
-async fn status_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let work = Work::on(&cx, &row.id).await;
@@ -120,18 +125,28 @@ async fn far(cx: &Cx, req: &Req, row: &UploadRow) -> Result<u64, Problem> {
     });
     let stage = synced.await?.map_err(|e: std::io::Error| missing(&e))?;
     let offset = stage.length();
-    if offset == size && req.caller()?.user.id == row.user_id {
-        finish(cx, req, row, stage).await?;
+    if offset < size || req.caller()?.user.id != row.user_id {
+        return Ok(offset);
     }
-    Ok(offset)
+    match finish(cx, req, row, stage).await {
+        Err(problem) if problem.code == "image_in_use" => hold_back(cx, row).await,
+        finished => finished.map(|()| size),
+    }
+}
+
+/// How far an upload is that is not in its place, with its last byte to be sent again where all came: a client takes the whole length for
+/// success, and a refused HEAD for a reason to send everything anew. So it asks for the rest, and hears what is in the way.
+async fn hold_back(cx: &Cx, row: &UploadRow) -> Result<u64, Problem> {
+    let (path, most) = (staged(cx, row), row.size.saturating_sub(1));
+    let held = cx.store(move || {
+        let mut stage = Stage::resume(&path, most, None, None)?;
+        stage.sync().map(|()| stage.length())
+    });
+    held.await?.map_err(|e| missing(&e))
 }
 
 /// `PATCH /uploads/{id}`: the next bytes.
 pub async fn append(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(append_it(cx, req).await)
-}
-
-async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let header = |name: &str| req.head.headers.get(name);
     if header("content-type") != Some(PIECE) {
@@ -141,7 +156,7 @@ async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let checksum = tus::checksum(header("upload-checksum"))?;
     let row = find(&cx, &req).await?;
     let work = Work::on(&cx, &row.id).await;
-    let row = find(&cx, &req).await?;
+    let mut row = find(&cx, &req).await?;
     let done = |offset: u64, row: &UploadRow| {
         Response::empty(204).with("upload-offset", offset.to_string()).with("upload-expires", expires(row))
     };
@@ -152,16 +167,12 @@ async fn append_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if row.done {
         return Err(elsewhere(row.size));
     }
-    let offset = take(&cx, &req, &work, &row, (incoming, checksum), from).await?;
+    let offset = take(&cx, &req, &work, &mut row, (incoming, checksum), from).await?;
     Ok(done(offset, &row))
 }
 
 /// `DELETE /uploads/{id}`.
 pub async fn remove(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    spoken(remove_it(cx, req).await)
-}
-
-async fn remove_it(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     speaks(&req.head)?;
     let row = find(&cx, &req).await?;
     let _work = Work::on(&cx, &row.id).await;
@@ -175,10 +186,11 @@ async fn take(
     cx: &Cx,
     req: &Req,
     work: &Work,
-    row: &UploadRow,
+    row: &mut UploadRow,
     (incoming, checksum): (&Incoming, Option<Checksum>),
     from: u64,
 ) -> Result<u64, Problem> {
+    placeable(cx, row).await?;
     let (path, size, verified) = (staged(cx, row), row.size, row.verified_to);
     let progress = cx.uploads.hashes.borrow_mut().remove(&row.id);
     let opened = cx.store(move || Stage::resume(&path, size, verified, progress)).await?;
@@ -190,16 +202,17 @@ async fn take(
         return Err(not_written(&StageError::TooLong));
     }
     let marked = checksum.as_ref().map(|_| from);
-    cx.db(uploads::touch(&cx.db, row.id.clone(), marked, expiry(cx))).await?;
+    touch(cx, row, marked).await?;
     if let Some(checksum) = &checksum {
         stage.check_piece(checksum.algorithm);
     }
     let write = |stage: &mut Stage, buffer: &Buffer| stage.write(buffer.filled()).map_err(|e| not_written(&e));
-    let (back, came) = pour(cx, incoming, &work.taken_over, stage, write).await?;
+    let (back, came) = pour(cx, incoming, (&row.id, &work.taken_over), stage, write).await?;
     let (stage, settled) = settle(cx, back, checksum.as_ref(), came).await?;
+    // Whatever came of the piece, the file is as it counts now, and its time begins anew.
+    let touched = touch(cx, row, None).await;
     if marked.is_some() {
-        // Whatever came of the piece, the file is as it counts now.
-        cx.db(uploads::touch(&cx.db, row.id.clone(), None, expiry(cx))).await?;
+        touched?;
     }
     let offset = stage.length();
     if let Err(problem) = settled {
@@ -211,6 +224,14 @@ async fn take(
         return Ok(offset);
     }
     finish(cx, req, row, stage).await.map(|()| offset)
+}
+
+/// It was worked on.
+async fn touch(cx: &Cx, row: &mut UploadRow, verified_to: Option<u64>) -> Result<(), Problem> {
+    let expires = expiry(cx);
+    cx.db(uploads::touch(&cx.db, row.id.clone(), verified_to, expires)).await?;
+    (row.verified_to, row.expires_at) = (verified_to, expires);
+    Ok(())
 }
 
 /// Brings what is whole to its place.
@@ -247,7 +268,7 @@ async fn settle(
         let outcome = match synced {
             Err(e) => Err(stored(&e)),
             Ok(()) if wrong && came.is_ok() => {
-                Err(Problem::new(460, "checksum_mismatch", "The piece is not what its checksum says. Send it again."))
+                Err(Problem::new(460, WRONG, "The piece is not what its checksum says. Send it again."))
             }
             Ok(()) => came,
         };
@@ -317,12 +338,6 @@ fn speaks(head: &Head) -> Result<(), Problem> {
     }
     let detail = format!("This is a tus {} server: send Tus-Resumable: {}.", tus::VERSION, tus::VERSION);
     Err(Problem::new(412, "tus_version", detail).with("tus-version", tus::VERSION))
-}
-
-/// Each answer says which version is spoken.
-fn spoken(answer: Result<Response, Problem>) -> Result<Response, Problem> {
-    let (name, version) = ("tus-resumable", tus::VERSION);
-    answer.map(|response| response.with(name, version)).map_err(|problem| problem.with(name, version))
 }
 
 fn not_a_piece() -> Problem {
