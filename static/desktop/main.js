@@ -18,11 +18,14 @@ import { apply, passed, setUpView } from "./view.js";
 
 const address = readAddress(location);
 let connection = null;
+/** The stream of what is new about the machine, or about what a viewer may. */
+let news = null;
 
 const rfb = () => (veil.stateNow() === "connected" ? connection?.rfb() : null);
 const focusGuest = () => rfb()?.focus({ preventScroll: true });
 
 async function end(why) {
+  news?.close();
   unwatch();
   closePanels();
   showBar();
@@ -65,6 +68,7 @@ function connect() {
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
       veil.connected();
+      news?.renew?.();
       watch(canvas);
       showBar();
       if (!document.activeElement?.closest(".panel, dialog, .bar")) session.focus();
@@ -101,8 +105,8 @@ if (address) {
   });
   setUpWarning(focusGuest);
   // Who looks at somebody else's machine gets no news of it but what he may.
-  if (address.share || address.watches) viewing(address, allow);
-  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  if (address.share || address.watches) news = viewing(address, allow);
+  else news = warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {
   end("address");

@@ -8,6 +8,7 @@ import { $, memory, notice } from "../shared/dom.js";
 import { openAuth, setSignup, setUpAuth } from "./auth.js";
 import { setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
+import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
 import { dropUpload, loadImages, lookForUnfinished, pauseUpload, setUpImages } from "./images.js";
@@ -58,13 +59,12 @@ async function enter(me) {
   $("images").hidden = $("disks").hidden = false;
   lookForUnfinished();
   joinIfStarting();
-  listenIfSeen();
+  hear();
   await loadHistory();
 }
 
-/** A hidden page hears no news: a browser has few connections to one server. It asks again when it is seen. */
-function listenIfSeen() {
-  if (document.visibilityState !== "visible" || events) return;
+function hear() {
+  deafen();
   events = listen({
     onVm: changed,
     onMe: ended,
@@ -78,15 +78,21 @@ function deafen() {
   events = null;
 }
 
-async function seen() {
-  if (document.visibilityState !== "visible") return deafen();
-  if (document.documentElement.dataset.session !== "in" || events) return;
+/**
+ * Asks how the machine on show is now: no stream tells what ended while nobody listened, and one of a server that was started meanwhile begins
+ * with what lives.
+ */
+async function lookAgain(attempt = 0) {
   const [mine, before] = [turn, current()];
-  listenIfSeen();
-  // What ended meanwhile is not told by a new stream.
-  if (!alive(before) || !before.vmid) return;
-  const now = await call("GET", `/vms/${before.vmid}`).catch(() => null);
-  if (now && mine === turn && current()?.vmid === before.vmid) changed(now.vm ?? now);
+  if (!alive(before) || !before.vmid || launching) return;
+  const isStill = () => mine === turn && current()?.vmid === before.vmid && alive(current());
+  try {
+    const answer = await call("GET", `/vms/${before.vmid}`);
+    if (isStill()) changed(answer.vm ?? answer);
+  } catch (problem) {
+    if (problem.status === 404 && isStill()) show(null);
+    else if (![401, 404].includes(problem.status)) setTimeout(() => isStill() && lookAgain(attempt + 1), waitBefore(attempt));
+  }
 }
 
 /** Nobody is signed in (any more). What was typed stays where it is. */
@@ -110,8 +116,9 @@ function leave(message = "") {
 
 function changed(vm) {
   const before = current();
+  if (!vm) return void lookAgain();
   // An ended machine is news only if it is the one on show.
-  if (!vm || (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid)) return;
+  if (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid) return;
   if (!alive(vm) && !before) return;
   show(vm);
   listViewers();
@@ -237,7 +244,7 @@ setUpSnapshots();
 setUpLauncher();
 setUpDisks(refreshChoice, refreshChoice);
 setUpImages(() => loadProfiles().then(showChosen, () => null));
-document.addEventListener("visibilitychange", seen);
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && lookAgain());
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

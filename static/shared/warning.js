@@ -61,23 +61,18 @@ export function setUpWarning(done = () => {}) {
   setInterval(draw, 1000);
 }
 
-/** Listens for news of the machine behind a console, while the page can be seen; `onVm` hears them too. */
+/** Listens for news of the machine behind a console until `close()` of what it returns is called; `onVm` hears them too. */
 export function warnOf(address, onVm) {
-  let events = null;
   const isOurs = (vm) => vm && (address.vmid ? vm.vmid === address.vmid : vm.http_port === address.port);
-  const follow = () => {
-    const seen = document.visibilityState === "visible";
-    const told = (vm) => {
-      warn(vm);
-      onVm(vm);
-    };
-    if (seen && !events) events = listen({ onVm: (vm) => told(isOurs(vm) ? vm : null), onMe: () => null, onDown: () => null, onRefused: () => null });
-    else if (!seen && events) {
-      // A hidden page needs no stream: a browser has few connections to one server.
-      events.close();
-      events = null;
-    }
+  const told = (vm) => {
+    warn(vm);
+    onVm(vm);
   };
-  document.addEventListener("visibilitychange", follow);
-  follow();
+  const news = listen({ onVm: (vm) => told(isOurs(vm) ? vm : null) });
+  return {
+    close() {
+      news.close();
+      told(null);
+    },
+  };
 }

@@ -15,6 +15,8 @@ const SILENCE_MS = 3000;
 
 const address = readAddress(location, "serial");
 let connection = null;
+/** The stream of what is new about the machine, or about what a viewer may. */
+let news = null;
 let countdown;
 let silence;
 
@@ -47,6 +49,7 @@ const screen = openScreen((bytes) => {
 });
 
 async function end(why) {
+  news?.close();
   state("ended");
   const [title, text] = await epitaph(why, address ?? {}, "terminal");
   document.title = `${title}: VM-share`;
@@ -79,6 +82,7 @@ function connect() {
     },
     onConnected() {
       state("connected");
+      news?.renew?.();
       $("veil").hidden = true;
       screen.restart();
       if (!document.activeElement?.closest("header, dialog")) screen.term.focus();
@@ -147,8 +151,8 @@ if (address) {
     screen.term.focus();
   });
   setUpWarning(() => screen.term.focus());
-  if (address.share || address.watches) viewing(address, allow);
-  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  if (address.share || address.watches) news = viewing(address, allow);
+  else news = warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
   connect();
 } else {
   end("address");
