@@ -7,6 +7,7 @@ import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { watching } from "../shared/words.js";
 import { otherPage, readAddress, showTools, socketUrl } from "./address.js";
+import { RESTARTING, doing, tellTheWay, wayFound } from "./progress.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
@@ -26,6 +27,8 @@ const focusGuest = () => rfb()?.focus({ preventScroll: true });
 
 async function end(why) {
   news?.close();
+  doing("");
+  $("way").hidden = true;
   unwatch();
   closePanels();
   showBar();
@@ -46,7 +49,6 @@ function prepare(session) {
 function trouble(text) {
   $("trouble").hidden = !text;
   $("trouble-text").textContent = text;
-  if (text) veil.notStopping();
 }
 
 /** What this person does goes on to the machine, or not. */
@@ -69,13 +71,14 @@ function connect() {
     onConnected(session, canvas) {
       veil.connected();
       news?.renew?.();
+      if (!address.viewOnly) tellTheWay();
       watch(canvas);
       showBar();
-      if (!document.activeElement?.closest(".panel, dialog, .bar")) session.focus();
+      if (!document.activeElement?.closest(".below, dialog, .bar")) session.focus();
     },
-    onLost(canvas, nextTry) {
+    onLost(canvas, nextTry, startsAgain) {
       unwatch();
-      veil.lost(canvas, nextTry);
+      veil.lost(canvas, nextTry, startsAgain);
       showBar();
     },
     onEnded: end,
@@ -83,7 +86,7 @@ function connect() {
   });
 }
 
-setUpBar(focusGuest);
+setUpBar(focusGuest, wayFound);
 setUpTools(rfb, focusGuest);
 setUpView(rfb);
 setUpTouchKeys(rfb);
@@ -92,11 +95,19 @@ if (address) {
   $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("restart-open").addEventListener("click", async () => {
-    trouble(await askAndRestart(address));
+    const problem = await askAndRestart(address, (mode) => {
+      doing(RESTARTING[mode]);
+      veil.cycling(mode === "power-cycle");
+    });
+    if (problem) veil.cycling(false);
+    doing("");
+    trouble(problem);
     focusGuest();
   });
   $("stop-open").addEventListener("click", async () => {
-    trouble(await askAndStop(address, veil.stopping));
+    const problem = await askAndStop(address, () => doing("Shutting down…"));
+    if (problem) doing("");
+    trouble(problem);
     focusGuest();
   });
   $("trouble-close").addEventListener("click", () => {
