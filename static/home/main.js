@@ -11,12 +11,12 @@ import { listen } from "../shared/events.js";
 import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
-import { dropUpload, loadImages, lookForUnfinished, pauseUpload, setUpImages } from "./images.js";
+import { dropUpload, loadImages, lookForUnfinished, pauseUpload, resumeUpload, setUpImages } from "./images.js";
 import { launchProblem, loadProfiles, refreshChoice, setUpLauncher, showChosen, welcome, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { setUpSnapshots } from "./snapshots.js";
 import { listViewers } from "./viewers.js";
-import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
+import { alive, current, pastLine, setUpMachine, show, showLaunchError, showLoading } from "./machine.js";
 
 const RETRY_MS = 3000;
 const OPENING = "vmshare.opening";
@@ -47,12 +47,17 @@ async function enter(me) {
   notice($("banner"), "");
   showLaunchError("");
   deafen();
-  try {
-    await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
-  } catch (problem) {
-    if (mine === turn) showLaunchError(problem.message);
+  for (let attempt = 0; ; attempt += 1) {
+    const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
+    if (mine !== turn) return;
+    notice($("banner"), problem ? `${problem.message} Trying again…` : "", "warn");
+    if (!problem) break;
+    // A desktop that runs can be used without knowing what else there is.
+    if (alive(me.vm)) show(me.vm);
+    else showLoading();
+    await new Promise((later) => setTimeout(later, waitBefore(attempt)));
+    if (mine !== turn) return;
   }
-  if (mine !== turn) return;
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
   showChosen();
@@ -69,6 +74,7 @@ function hear() {
     onVm: changed,
     onMe: ended,
     onDown: (down) => notice($("banner"), down ? "Connection lost, trying again…" : "", "warn"),
+    onUp: resumeUpload,
     onRefused: () => call("GET", "/auth/me").catch(() => null),
   });
 }
@@ -181,13 +187,30 @@ function takeOpening() {
   }
 }
 
-async function loadHistory() {
-  const answer = await call("GET", "/vms?limit=10").catch(() => null);
-  if (!answer) return;
-  const past = answer.vms.filter((vm) => !alive(vm));
+/** Lists what was, the newest first; what comes `before` is added to it. */
+async function loadHistory(before = "") {
+  const [mine, list] = [turn, $("history-list")];
+  try {
+    const answer = await call("GET", `/vms?limit=10${before && `&before=${encodeURIComponent(before)}`}`);
+    if (mine !== turn) return;
+    const past = answer.vms.filter((vm) => !alive(vm)).map(pastLine);
+    if (before) list.append(...past);
+    else list.replaceChildren(...past);
+    $("history-none").hidden = list.children.length > 0;
+    $("history-error").textContent = "";
+    $("history-more").textContent = "Show more";
+    $("history-more").dataset.before = answer.next ?? "";
+    $("history-more").hidden = !answer.next;
+    // The button that was pressed has gone.
+    if (before && !answer.next) $("past").focus();
+  } catch (problem) {
+    if (mine !== turn || problem.status === 401) return;
+    $("history-error").textContent = problem.message;
+    $("history-more").textContent = "Try again";
+    $("history-more").hidden = false;
+    $("history-more").dataset.before = before;
+  }
   $("history").hidden = false;
-  $("history-none").hidden = past.length > 0;
-  $("history-list").replaceChildren(...past.map(pastLine));
 }
 
 /** What server this is, and whether it knows us: asked first, so that a stranger causes no 401. */
@@ -238,10 +261,12 @@ const invited = setUpAuth(async () => {
 setUpAccount();
 $("log-out").addEventListener("click", logOut);
 setUpMachine();
-setUpWarning();
+// The button has gone with its bar.
+setUpWarning(() => $("warning").hidden && $("vm-open").focus());
 setUpShare();
 setUpSnapshots();
 setUpLauncher();
+$("history-more").addEventListener("click", () => loadHistory($("history-more").dataset.before));
 setUpDisks(refreshChoice, refreshChoice);
 setUpImages(() => loadProfiles().then(showChosen, () => null));
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && lookAgain());

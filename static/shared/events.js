@@ -6,7 +6,7 @@ import { stream } from "./stream.js";
 const PATIENCE_MS = 1500;
 
 /** Listens, while the page can be seen, until `close()` of what it returns is called. */
-export function listen({ onVm, onMe = () => null, onDown = () => null, onRefused = () => null }) {
+export function listen({ onVm, onMe = () => null, onDown = () => null, onUp = () => null, onRefused = () => null }) {
   let grace;
   const calm = () => {
     clearTimeout(grace);
@@ -14,7 +14,10 @@ export function listen({ onVm, onMe = () => null, onDown = () => null, onRefused
     onDown(false);
   };
   const news = stream("/events", { vm: (event) => onVm(JSON.parse(event.data)), me: onMe }, {
-    up: calm,
+    up() {
+      calm();
+      onUp();
+    },
     down: () => (grace ??= setTimeout(() => onDown(true), PATIENCE_MS)),
     refused: onRefused,
   });

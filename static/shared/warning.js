@@ -31,18 +31,20 @@ function draw() {
 }
 
 async function help() {
+  if ($("warning-act").ariaDisabled) return;
   if (act === "dismiss") {
     dismissed = $("warning-said").textContent;
     return draw();
   }
-  $("warning-act").disabled = true;
+  // Not disabled: that would take the focus away.
+  $("warning-act").ariaDisabled = "true";
   try {
     trouble = "";
     shown = await call("POST", `/vms/${shown.vmid}/${act}`, {});
   } catch (problem) {
     trouble = problem.status === 401 ? "You are not logged in any more. Log in on the start page, then come back." : problem.message;
   } finally {
-    $("warning-act").disabled = false;
+    $("warning-act").ariaDisabled = null;
     draw();
   }
 }
