@@ -61,6 +61,12 @@ function allow(control) {
   if (session) session.viewOnly = !control;
 }
 
+/** News of the machine; it may be stopped from elsewhere. */
+function told(vm) {
+  badge($("watched"), watching(vm?.watched_by));
+  if (vm?.state === "stopping") doing("Shutting down…");
+}
+
 function connect() {
   connection = keepConnected({
     target: $("screen"),
@@ -117,7 +123,7 @@ if (address) {
   setUpWarning(focusGuest);
   // Who looks at somebody else's machine gets no news of it but what he may.
   if (address.share || address.watches) news = viewing(address, allow);
-  else news = warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  else news = warnOf(address, told);
   connect();
 } else {
   end("address");

@@ -81,6 +81,12 @@ function live() {
   silence = setTimeout(() => screen.isEmpty() && note("The guest has written nothing here yet. Press Enter. If it stays empty, its system does not use the serial console (ttyS0)."), SILENCE_MS);
 }
 
+/** News of the machine; it may be stopped from elsewhere. */
+function told(vm) {
+  badge($("watched"), watching(vm?.watched_by));
+  if (vm?.state === "stopping") doing("Shutting down…");
+}
+
 function connect() {
   connection = keepConnected({
     url: socketUrl(address),
@@ -176,7 +182,7 @@ if (address) {
   });
   setUpWarning(() => screen.term.focus());
   if (address.share || address.watches) news = viewing(address, allow);
-  else news = warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  else news = warnOf(address, told);
   connect();
 } else {
   end("address");

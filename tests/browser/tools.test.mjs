@@ -10,7 +10,7 @@ const server = Server.ofFile("", "stop_grace_seconds = 1");
 
 const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
 
-test("chords and the keyboards of other countries are what the guest gets", { timeout: 120_000 }, async () => {
+test("chords and the keyboards of other countries are what the guest gets, and a black screen is explained", { timeout: 180_000 }, async () => {
   const { page, troubles, close } = await browse();
   await signUp(page, server.url, "chords");
   const vm = await startDesktop(page);
@@ -47,6 +47,13 @@ test("chords and the keyboards of other countries are what the guest gets", { ti
     await page.locator("#type").click();
     await keys(layout, wanted);
   }
+
+  // A guest whose screen is black for a while: nobody has to wonder whether the page is broken.
+  serial.send("\nkillall fbdemo; printf '\\033[?25l' > /dev/tty1; cat /dev/zero > /dev/fb0\n");
+  await page.locator("#blank", { hasText: "The guest's screen is black. It may be asleep" }).waitFor({ timeout: 60_000 });
+  await page.screenshot({ path: path.join(output, "tools-blank.png") });
+  serial.send("\nfbdemo > /dev/null &\n");
+  await page.locator("#blank").waitFor({ state: "hidden" });
   serial.close();
   assert.deepEqual(troubles, []);
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
