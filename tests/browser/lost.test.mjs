@@ -117,6 +117,29 @@ test("a session that ended in the middle of work shows the log-in with its reaso
   await page.locator("#start").waitFor();
   await until("the focus goes on at the greeting", () => page.evaluate(() => document.activeElement.id === "greeting"));
 
+  // The same under an open desktop and an open terminal: no work goes on unseen.
+  const vm = await startDesktop(page);
+  const terminal = await page.context().newPage();
+  await terminal.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
+  await state(terminal, "connected");
+  server.sql(`delete from sessions where user_id = '${id}'`);
+  await until("the server no longer knows the session", async () => (await call(page, "GET", "/auth/me")).status === 401);
+  for (const one of [page, terminal]) {
+    await one.bringToFront();
+    await state(one, "ended");
+    assert.match(await told(one, /Log in on the start page|Log in again/), /no longer allowed|not logged in/);
+  }
+  await shot(terminal, "lost-4-expired-terminal");
+  await terminal.close();
+  await page.locator("#veil-home").click();
+  await until("the start page asks for a log-in by itself", async () => /session has ended/.test(await page.locator("#auth-message").innerText()));
+  await page.locator("#login-email").fill("expired@example.org");
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#vm-open").waitFor();
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await page.locator("#start").waitFor();
+
   // Where the stream has not told it yet, the refused click does.
   await page.route("**/run-iso", (route) => route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"code":"session_ended"}' }));
   await page.locator("#start").click();
@@ -146,6 +169,13 @@ test("a server that restarts under an open desktop is told, keeps the last frame
   const green = await frozen.evaluate((canvas) => [...canvas.getContext("2d").getImageData(270, 250, 1, 1).data.slice(0, 3)]);
   assert.deepEqual(green, [0, 255, 0], "the last frame is the guest's");
   await shot(page, "lost-5-server-away");
+  // Nobody has to wait for the countdown.
+  const sockets = [];
+  page.on("websocket", (socket) => sockets.push(socket.url()));
+  await until("the next try is a while away", async () => /in [5-9] s/.test(await page.locator("#veil-text").innerText()));
+  const before = sockets.length;
+  await page.locator("#retry").click();
+  await until("it is tried at once", () => sockets.length > before, 3);
   await until("the home page says so too", async () => /Connection lost/.test(await home.locator("#banner").innerText()));
   await shot(home, "lost-6-server-away-home");
 
