@@ -101,7 +101,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
 
 /// What comes of a folder that is not there yet: the server makes it, and its database in it, where it may.
 fn new_folder(base: &Path, bin_dir: Option<&Path>) -> (bool, String) {
-    let above = base.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let above = base.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or_else(|| Path::new("/"));
     let shown = base.display();
     let probe = above.join(format!(".vmshare-check-{}", std::process::id()));
     let may = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));

@@ -1,9 +1,12 @@
 // What happened: connections, alerts, the audit trail.
-import { idButton, make } from "../shared/dom.js";
+import { call } from "../shared/api.js";
+import { $, idButton, make } from "../shared/dom.js";
 import { when } from "../shared/when.js";
 import { bytes } from "../shared/words.js";
 import { pages } from "./rows.js";
 
+const EVERY_MS = 10_000;
+const COUNT_MS = 30_000;
 const CONSOLES = { vnc: "desktop", serial: "terminal" };
 
 function row(words, ...rest) {
@@ -24,7 +27,7 @@ function connectionLine(event) {
 
 /** Recent connections. */
 export const connections = () =>
-  pages({ name: "connections", path: "/connections", rows: (answer) => answer.events, line: connectionLine, empty: "Nobody has opened a desktop yet. When somebody does, it is listed here." });
+  pages({ name: "connections", path: "/connections", rows: (answer) => answer.events, line: connectionLine, every: EVERY_MS, empty: "Nobody has opened a desktop yet. When somebody does, it is listed here." });
 
 function alertLine(alert) {
   const badge = make("span", { class: "badge", "data-kind": alert.ended ? "" : "bad" }, alert.ended ? "Over" : "Now");
@@ -35,13 +38,29 @@ function alertLine(alert) {
 /** What is, and was, over its limit. */
 export const alerts = () =>
   pages({
-    name: "alerts", path: "/admin/alerts", rows: (answer) => answer.alerts, line: alertLine,
+    name: "alerts", path: "/admin/alerts", rows: (answer) => answer.alerts, line: alertLine, every: EVERY_MS,
     empty: "No alerts: nothing has been over its limit. The limits are in [alerts] of the settings.",
     absent: "This server does not watch its host yet, so there are no alerts.",
   });
 
+/** Says on the tab how much is over its limit now, and goes on doing so. */
+export async function countAlerts() {
+  const count = async () => {
+    if (document.visibilityState !== "visible") return true;
+    const answer = await call("GET", "/admin/alerts?limit=200").catch((problem) => ([401, 404].includes(problem.status) ? null : {}));
+    const now = answer?.alerts?.filter((alert) => !alert.ended).length;
+    if (now !== undefined) $("alerts-now").textContent = now ? ` (${now})` : "";
+    return answer;
+  };
+  // A server that does not watch its host has none, also later.
+  if (!(await count())) return;
+  setInterval(count, COUNT_MS);
+}
+
+const isId = (text) => /^[0-9a-f]{12}$/.test(text);
+
 function auditLine(line) {
-  return row([strong(line.user ?? "Nobody known"), ` ${line.action} `, strong(line.target), hint(line.detail ? ` ${line.detail}` : "", ` from ${line.ip}`)], hint(when(line.at)));
+  return row([strong(line.user ?? "Nobody known"), ` ${line.action} `, isId(line.target) ? idButton(line.target) : strong(line.target), hint(line.detail ? ` ${line.detail}` : "", ` from ${line.ip}`)], hint(when(line.at)));
 }
 
 /** Who did what. */

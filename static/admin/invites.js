@@ -1,6 +1,6 @@
 // Invitations: a link for a class, told once.
 import { call, serverNow } from "../shared/api.js";
-import { $, make, sure } from "../shared/dom.js";
+import { $, make, notice, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
 import { exactly, span } from "../shared/words.js";
 import { pages, tellSecret } from "./rows.js";
@@ -29,7 +29,14 @@ export function invites(signup) {
     });
     return make("li", { class: "py-3 flex flex-wrap gap-x-4 gap-y-2 items-center" }, words, back);
   };
-  const list = pages({ name: "invites", path: "/admin/invites", rows: (answer) => answer.invites, line, empty: "None yet. Make one above, and give its link to your class." });
+  const filter = () => {
+    const words = $("invites-filter").value.trim().toLowerCase().split(/\s+/);
+    const all = [...$("invites-list").children];
+    for (const one of all) one.hidden = !words.every((word) => one.textContent.toLowerCase().includes(word));
+    notice($("invites-not"), all.length && all.every((one) => one.hidden) ? "No invitation has these words. Try fewer." : "");
+  };
+  $("invites-filter").addEventListener("input", filter);
+  const list = pages({ name: "invites", path: "/admin/invites", rows: (answer) => answer.invites, line, drawn: filter, empty: "None yet. Make one above, and give its link to your class." });
   $("invites-policy").textContent = POLICY[signup] ?? "";
   $("invite-form").addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -1,7 +1,7 @@
 // The page of administrators: who may be here, and which section shows. A section works only while it is open.
 import { call, onSignedOut } from "../shared/api.js";
 import { $, notice } from "../shared/dom.js";
-import { alerts, audit, connections } from "./events.js";
+import { alerts, audit, connections, countAlerts } from "./events.js";
 import { host } from "./host.js";
 import { invites } from "./invites.js";
 import { setUpSecret } from "./rows.js";
@@ -16,7 +16,8 @@ let open = null;
 const names = () => Object.keys(sections);
 
 function select(name, focus) {
-  if (open === name) return;
+  // A second click asks again.
+  if (open === name) return void sections[name].renew?.();
   if (open) sections[open].close();
   open = name;
   for (const one of names()) {
@@ -33,7 +34,7 @@ function select(name, focus) {
 function setUpTabs() {
   const bar = document.querySelector('[role="tablist"]');
   for (const tab of bar.children) tab.hidden = !names().includes(tab.id.slice(4));
-  bar.addEventListener("click", (event) => event.target.id && select(event.target.id.slice(4), false));
+  bar.addEventListener("click", (event) => event.target.closest("[role=tab]") && select(event.target.closest("[role=tab]").id.slice(4), false));
   bar.addEventListener("keydown", (event) => {
     const all = names();
     const now = all.indexOf(open);
@@ -67,6 +68,7 @@ async function begin() {
     $("loading").hidden = true;
     $("sections").hidden = false;
     notice($("banner"), "");
+    if (user.role === "admin") countAlerts();
     const wanted = location.hash.slice(1);
     select(names().includes(wanted) ? wanted : "class", false);
   } catch (problem) {

@@ -27,33 +27,45 @@ export function setUpSecret() {
 
 /**
  * A list with pages and, where the page has a field for it, a search: `name` is the prefix of its elements' ids, `path` where its rows come
- * from, `rows(answer)` picks them, `line(row)` draws one, `empty` says what to do first, `absent` that this server has no such thing.
+ * from, `rows(answer)` picks them, `line(row)` draws one, `empty` says what to do first, `absent` that this server has no such thing. `prepare()` is
+ * waited for first, `drawn()` hears of each new drawing, and with `every` milliseconds a list of one page is looked at again while it is open.
  */
-export function pages({ name, path, rows, line, empty, absent }) {
+export function pages({ name, path, rows, line, empty, absent, prepare, drawn = () => null, every }) {
   const [list, none, more, error] = ["list", "none", "more", "error"].map((part) => document.getElementById(`${name}-${part}`));
   const search = document.getElementById(`${name}-search`);
   let next = null;
   let asked = 0;
   let later;
+  let timer;
+  let went = false;
+  let last = "";
 
-  const load = async (before) => {
+  const load = async (before, again) => {
     const turn = ++asked;
     const words = search?.value.trim() ?? "";
     const query = new URLSearchParams({ limit: "50", ...(words && { q: words }), ...(before && { before }) });
     try {
+      await prepare?.();
       const answer = await call("GET", `${path}?${query}`);
       if (turn !== asked) return;
-      const drawn = rows(answer).map(line);
-      if (before) list.append(...drawn);
-      else list.replaceChildren(...drawn);
-      if (before) drawn[0]?.querySelector("button, a, select")?.focus();
-      next = answer.next ?? null;
       error.textContent = "";
+      const text = JSON.stringify(answer);
+      // What is the same stays: a reader, the focus and what is selected are in it.
+      if (again && text === last) return;
+      [went, last] = [Boolean(before), text];
+      const lines = rows(answer).map(line);
+      if (before) list.append(...lines);
+      else list.replaceChildren(...lines);
+      if (before) lines[0]?.querySelector("button, a, select")?.focus();
+      next = answer.next ?? null;
+      drawn();
       notice(none, list.children.length ? "" : words ? "Nothing has these words. Try fewer." : empty);
     } catch (problem) {
       if (turn !== asked || problem.status === 401) return;
-      if (problem.status === 404 && absent) notice(none, absent);
-      else error.textContent = problem.message;
+      if (problem.status === 404 && absent) {
+        clearInterval(timer);
+        notice(none, absent);
+      } else if (error.textContent !== problem.message) error.textContent = problem.message;
     }
     if (more) more.hidden = next === null;
   };
@@ -62,5 +74,18 @@ export function pages({ name, path, rows, line, empty, absent }) {
     clearTimeout(later);
     later = setTimeout(load, 250);
   });
-  return { open: () => load(), close: () => clearTimeout(later) };
+  const look = () => document.visibilityState === "visible" && !went && !list.contains(document.activeElement) && load(undefined, true);
+  const open = () => {
+    clearInterval(timer);
+    if (every) timer = setInterval(look, every);
+    return load();
+  };
+  return {
+    open,
+    close() {
+      clearTimeout(later);
+      clearInterval(timer);
+    },
+    renew: open,
+  };
 }

@@ -4,6 +4,9 @@ import { $, idButton, make, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
 import { pages, tellSecret } from "./rows.js";
 
+/** GB on the disks of this server by login name; nothing where that is not measured. */
+let stored = new Map();
+
 const ROLES = ["user", "teacher", "admin"];
 
 async function change(user, body, after) {
@@ -71,6 +74,7 @@ function line(user, me) {
     const name = make("span", { class: "mr-auto min-w-0 basis-72 grow" }, make("span", { class: "font-semibold wrap-anywhere" }, user.login), mine ? " (you)" : "");
     if (user.disabled) name.append(" ", make("span", { class: "badge", "data-kind": "bad" }, "Disabled"));
     const about = make("span", { class: "hint block wrap-anywhere" }, user.email === user.login ? "" : `${user.email}, `, user.last_seen ? "last seen " : "never seen", ...(user.last_seen ? [when(user.last_seen)] : []));
+    if (stored.size) about.append(", ", make("span", { class: "whitespace-nowrap tabular-nums" }, storedBy(user)));
     if (user.vmid) about.append(", desktop ", idButton(user.vmid));
     name.append(about);
     item.replaceChildren(name, roleChoice(user, mine, redraw), quotaField(user, redraw), disableButton(user, mine, redraw), passwordButton(user, mine));
@@ -85,5 +89,17 @@ function line(user, me) {
   return item;
 }
 
+/** `12.3 of 25 GB stored`, or nothing. */
+function storedBy(user) {
+  if (!stored.size) return "";
+  const gb = Number((stored.get(user.login) ?? 0).toFixed(1));
+  return user.quota_gb ? `${gb} of ${user.quota_gb} GB stored` : `${gb} GB stored`;
+}
+
+async function measure() {
+  const answer = await call("GET", "/admin/load").catch(() => null);
+  if (answer) stored = new Map(answer.storage.map(({ user, gb }) => [user, gb]));
+}
+
 /** The section; `me` is who looks. */
-export const users = (me) => pages({ name: "users", path: "/admin/users", rows: (answer) => answer.users, line: (user) => line(user, me), empty: "Nobody has an account yet. Invite your class under Invitations." });
+export const users = (me) => pages({ name: "users", path: "/admin/users", rows: (answer) => answer.users, line: (user) => line(user, me), prepare: measure, empty: "Nobody has an account yet. Invite your class under Invitations." });

@@ -97,7 +97,9 @@ export function wall({ acts }) {
   const chosen = () => shown().filter((tile) => tile.choose.checked);
   const count = () => {
     const [all, some] = [shown().length, chosen().length];
-    if (listed) $("wall-count").textContent = `${desktops(all)}${acts && some ? `, ${some} selected` : ""}`;
+    const told = `${desktops(all)}${acts && some ? `, ${some} selected` : ""}`;
+    // Set only when it changes: it is read out then.
+    if (listed && $("wall-count").textContent !== told) $("wall-count").textContent = told;
     for (const id of ["wall-restart", "wall-stop"]) $(id).disabled = some === 0 || acting;
     $("wall-all").textContent = all > 0 && some === all ? "Select none" : "Select all";
     $("wall-all").disabled = all === 0;

@@ -70,8 +70,8 @@ function arrows(event) {
   tools[(now + step + tools.length) % tools.length].focus();
 }
 
-/** Wires bar, handle and panels. `focusGuest()` gives the keyboard back to the guest. */
-export function setUpBar(focusGuest) {
+/** Wires bar, handle and panels. `focusGuest()` gives the keyboard back to the guest; `onWay()` hears that somebody came by the chord. */
+export function setUpBar(focusGuest, onWay) {
   giveBack = focusGuest;
   $("handle").addEventListener("click", () => {
     showBar();
@@ -80,6 +80,7 @@ export function setUpBar(focusGuest) {
   $("handle").addEventListener("pointerenter", (event) => event.pointerType === "mouse" && showBar());
   $("bar").addEventListener("keydown", arrows);
   onChord(() => {
+    onWay();
     showBar();
     $("home").focus();
   });

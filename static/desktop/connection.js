@@ -5,7 +5,7 @@
 // connection and is tried again, a little later each time. A refused handshake looks the same as a
 // lost network (code 1006), so before each new try `stillThere` asks the API.
 import RFB from "@novnc/novnc";
-import { waitBefore } from "../shared/retry.js";
+import { STARTS_AGAIN, waitBefore } from "../shared/retry.js";
 
 /** Keeps `target` connected to `url`. The callbacks tell the page; `prepare(rfb)` sets each RFB up, `onBytes` hears how many came. */
 export function keepConnected({ target, url, prepare, onBytes, onConnecting, onConnected, onLost, onEnded, stillThere }) {
@@ -21,14 +21,14 @@ export function keepConnected({ target, url, prepare, onBytes, onConnecting, onC
     onEnded(why, code);
   }
 
-  function lost(code) {
+  function lost(reason) {
     const wait = waitBefore(attempt);
     attempt += 1;
-    onLost(canvas, Date.now() + wait, code);
+    onLost(canvas, Date.now() + wait, reason === STARTS_AGAIN);
     timer = setTimeout(open, wait);
   }
 
-  async function closed(code, byServer, wasConnected) {
+  async function closed({ code, reason }, byServer, wasConnected) {
     rfb = null;
     if (over) return;
     if (byServer && code === 1000) return end("stopped", code);
@@ -38,7 +38,7 @@ export function keepConnected({ target, url, prepare, onBytes, onConnecting, onC
       if (over) return;
       if (answer !== "there") return end(answer, code);
     }
-    lost(code);
+    lost(reason);
   }
 
   function open() {
@@ -46,10 +46,10 @@ export function keepConnected({ target, url, prepare, onBytes, onConnecting, onC
     timer = undefined;
     onConnecting(attempt);
     const socket = new WebSocket(url);
-    let code = 0;
+    let closing = { code: 0, reason: "" };
     let byServer = true;
     let wasConnected = false;
-    socket.addEventListener("close", (event) => (code = event.code));
+    socket.addEventListener("close", (event) => (closing = event));
     socket.addEventListener("message", (event) => onBytes(event.data.byteLength ?? 0));
     // noVNC closes the socket itself when it does not understand the server; the echo of that is
     // a 1000 too, and must not pass for the end of the machine.
@@ -67,7 +67,7 @@ export function keepConnected({ target, url, prepare, onBytes, onConnecting, onC
       onConnected(rfb, canvas);
     });
     rfb.addEventListener("credentialsrequired", () => end("password", 0));
-    rfb.addEventListener("disconnect", () => closed(code, byServer, wasConnected));
+    rfb.addEventListener("disconnect", () => closed(closing, byServer, wasConnected));
   }
 
   const now = () => timer !== undefined && !over && open();

@@ -3,7 +3,7 @@
 // What is typed is keys, not characters: which ones depends on the layout the guest has been told of
 // (layouts.js). Characters it lacks are sent by their Unicode keysym, which a guest may or may not
 // understand.
-import { strokeOf } from "./layouts.js";
+import { strokesOf } from "./layouts.js";
 
 const MODIFIERS = { ShiftLeft: 0xffe1, AltRight: 0xfe03 };
 // An emulated PS/2 keyboard holds 16 bytes; faster typing loses keys in boot menus.
@@ -44,13 +44,13 @@ export function keysymOf(character) {
 
 /** Types one character on a layout. */
 export function sendCharacter(rfb, character, layout) {
-  const stroke = strokeOf(layout, character);
-  if (!stroke) return rfb.sendKey(keysymOf(character), null);
-  const { code, modifier, dead } = stroke;
-  if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, true);
-  rfb.sendKey(keysymOf(character), code);
-  if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, false);
-  if (dead) rfb.sendKey(keysymOf(" "), "Space");
+  const strokes = strokesOf(layout, character);
+  if (!strokes) return rfb.sendKey(keysymOf(character), null);
+  for (const { character: key, code, modifier } of strokes) {
+    if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, true);
+    rfb.sendKey(keysymOf(key), code);
+    if (modifier) rfb.sendKey(MODIFIERS[modifier], modifier, false);
+  }
 }
 
 /**
@@ -59,7 +59,7 @@ export function sendCharacter(rfb, character, layout) {
  */
 export async function sendText(rfb, text, layout, signal, progress) {
   const session = rfb();
-  const characters = [...text.replace(/\r\n?/g, "\n")];
+  const characters = [...text.replace(/\r\n?/g, "\n").normalize("NFC")];
   for (const [index, character] of characters.entries()) {
     if (signal.aborted || rfb() !== session || session.viewOnly) return false;
     sendCharacter(session, character, layout);

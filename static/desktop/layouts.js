@@ -35,7 +35,7 @@ const LAYOUTS = {
     shift: [" 1234567890°+", "AZERTYUIOP¨£", "QSDFGHJKLM%µ", ">WXCVBN?./§"],
     altgr: ["  ~#{[|`\\^@]}", "  €         "],
     dead: "¨",
-    // Written by AltGr too, and not dead there.
+    // Dead where it stands first; by AltGr it is not.
     skip: "^",
   },
   es: {
@@ -50,24 +50,36 @@ const LAYOUTS = {
 /** The layouts by name: `[["us", "English (US)"], …]`. */
 export const layouts = Object.entries(LAYOUTS).map(([id, { name }]) => [id, name]);
 
+/** The accents as dead keys have them, by how Unicode puts them behind a letter. */
+const ACCENTS = { "\u0300": "`", "\u0301": "´", "\u0302": "^", "\u0303": "~", "\u0308": "¨", "\u030a": "°" };
+
 const made = new Map();
 
 function make(id) {
   const layout = LAYOUTS[id] ?? LAYOUTS.us;
-  const strokes = new Map([[" ", { code: "Space" }], ["\n", { code: "Enter" }], ["\t", { code: "Tab" }]]);
+  const dead = new Map();
+  const strokes = new Map([[" ", "Space"], ["\n", "Enter"], ["\t", "Tab"]].map(([character, code]) => [character, { character, code }]));
   for (const [rows, modifier] of [[layout.altgr, "AltRight"], [layout.shift, "ShiftLeft"], [layout.plain, null]]) {
     for (const [row, characters] of (rows ?? []).entries()) {
       for (const [place, character] of [...characters].entries()) {
-        if (character === " " || (layout.skip === character && modifier !== "AltRight")) continue;
-        strokes.set(character, { code: KEYS[row][place], modifier, dead: layout.dead?.includes(character) ?? false });
+        const isOther = layout.skip === character && modifier !== "AltRight";
+        const stroke = { character, code: KEYS[row][place], modifier };
+        if (isOther || layout.dead?.includes(character)) dead.set(character, stroke);
+        if (character !== " " && !isOther) strokes.set(character, stroke);
       }
     }
   }
-  return strokes;
+  return { strokes, dead };
 }
 
-/** How a character is written on a layout: `{code, modifier, dead}`, or undefined where it has none. */
-export function strokeOf(id, character) {
+/** The keys that write a character on a layout, one after the other: `[{character, code, modifier}, …]`; undefined where it has none. */
+export function strokesOf(id, character) {
   if (!made.has(id)) made.set(id, make(id));
-  return made.get(id).get(character);
+  const { strokes, dead } = made.get(id);
+  const own = strokes.get(character);
+  if (own) return dead.get(character) === own ? [own, strokes.get(" ")] : [own];
+  // A letter with an accent is two: é is ´ and then e.
+  const [letter, mark, ...more] = character.normalize("NFD");
+  const [accent, base] = [dead.get(ACCENTS[mark]), strokes.get(letter)];
+  return accent && base && more.length === 0 ? [accent, base] : undefined;
 }

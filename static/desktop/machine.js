@@ -69,14 +69,15 @@ export async function epitaph(why, address, page = "desktop") {
   }
 }
 
-/** Asks once how to restart, then does. Resolves to a sentence to show when that failed. */
-export async function askAndRestart(address) {
+/** Asks once how to restart, then does; `onRestarting(mode)` hears when. Resolves to a sentence to show when that failed. */
+export async function askAndRestart(address, onRestarting) {
   $("restart-loss").textContent = RESTART_LOSS;
   const mode = await ask($("restart"));
   if (mode !== "reset" && mode !== "power-cycle") return "";
   try {
     const vm = await find(address);
     if (!vm) return "It is not known which desktop this is. Restart it from the start page.";
+    onRestarting(mode);
     await call("POST", `/vms/${vm.vmid}/restart`, { mode });
     return "";
   } catch (problem) {
@@ -87,10 +88,16 @@ export async function askAndRestart(address) {
 /** Asks once, names what is lost, stops. Resolves to a sentence to show when that failed. */
 export async function askAndStop(address, onStopping) {
   const dialog = $("stop");
-  const vm = await find(address).catch(() => null);
+  let vm;
+  try {
+    vm = await find(address);
+  } catch (problem) {
+    // What would be lost is not known, so it is not asked for.
+    return problem.message;
+  }
+  if (!vm) return "It is not known which desktop this is. Stop it from the start page.";
   $("stop-loss").textContent = loss(vm);
   if ((await ask(dialog)) !== "stop") return "";
-  if (!vm) return "It is not known which desktop this is. Stop it from the start page.";
   onStopping();
   return call("POST", `/vms/${vm.vmid}/stop`, {}).then(() => "", (problem) => problem.message);
 }

@@ -7,6 +7,7 @@ import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { watching } from "../shared/words.js";
 import { otherPage, readAddress, showTools, socketUrl } from "./address.js";
+import { RESTARTING, doing, tellTheWay, wayFound } from "./progress.js";
 import { closePanels, setUpBar, showBar } from "./bar.js";
 import { unwatch, watch } from "./blank.js";
 import { keepConnected } from "./connection.js";
@@ -18,11 +19,16 @@ import { apply, passed, setUpView } from "./view.js";
 
 const address = readAddress(location);
 let connection = null;
+/** The stream of what is new about the machine, or about what a viewer may. */
+let news = null;
 
 const rfb = () => (veil.stateNow() === "connected" ? connection?.rfb() : null);
 const focusGuest = () => rfb()?.focus({ preventScroll: true });
 
 async function end(why) {
+  news?.close();
+  doing("");
+  $("way").hidden = true;
   unwatch();
   closePanels();
   showBar();
@@ -43,7 +49,6 @@ function prepare(session) {
 function trouble(text) {
   $("trouble").hidden = !text;
   $("trouble-text").textContent = text;
-  if (text) veil.notStopping();
 }
 
 /** What this person does goes on to the machine, or not. */
@@ -56,6 +61,12 @@ function allow(control) {
   if (session) session.viewOnly = !control;
 }
 
+/** News of the machine; it may be stopped from elsewhere. */
+function told(vm) {
+  badge($("watched"), watching(vm?.watched_by));
+  if (vm?.state === "stopping") doing("Shutting down…");
+}
+
 function connect() {
   connection = keepConnected({
     target: $("screen"),
@@ -65,13 +76,15 @@ function connect() {
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
       veil.connected();
+      news?.renew?.();
+      if (!address.viewOnly) tellTheWay();
       watch(canvas);
       showBar();
-      if (!document.activeElement?.closest(".panel, dialog, .bar")) session.focus();
+      if (!document.activeElement?.closest(".below, dialog, .bar")) session.focus();
     },
-    onLost(canvas, nextTry) {
+    onLost(canvas, nextTry, startsAgain) {
       unwatch();
-      veil.lost(canvas, nextTry);
+      veil.lost(canvas, nextTry, startsAgain);
       showBar();
     },
     onEnded: end,
@@ -79,7 +92,7 @@ function connect() {
   });
 }
 
-setUpBar(focusGuest);
+setUpBar(focusGuest, wayFound);
 setUpTools(rfb, focusGuest);
 setUpView(rfb);
 setUpTouchKeys(rfb);
@@ -88,11 +101,19 @@ if (address) {
   $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("restart-open").addEventListener("click", async () => {
-    trouble(await askAndRestart(address));
+    const problem = await askAndRestart(address, (mode) => {
+      doing(RESTARTING[mode]);
+      veil.cycling(mode === "power-cycle");
+    });
+    if (problem) veil.cycling(false);
+    doing("");
+    trouble(problem);
     focusGuest();
   });
   $("stop-open").addEventListener("click", async () => {
-    trouble(await askAndStop(address, veil.stopping));
+    const problem = await askAndStop(address, () => doing("Shutting down…"));
+    if (problem) doing("");
+    trouble(problem);
     focusGuest();
   });
   $("trouble-close").addEventListener("click", () => {
@@ -101,8 +122,8 @@ if (address) {
   });
   setUpWarning(focusGuest);
   // Who looks at somebody else's machine gets no news of it but what he may.
-  if (address.share || address.watches) viewing(address, allow);
-  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  if (address.share || address.watches) news = viewing(address, allow);
+  else news = warnOf(address, told);
   connect();
 } else {
   end("address");

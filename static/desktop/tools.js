@@ -2,7 +2,7 @@
 import { $, copies, make, memory } from "../shared/dom.js";
 import { closePanels } from "./bar.js";
 import { CHORDS, chordName, sendChord, sendText } from "./keys.js";
-import { layouts, strokeOf } from "./layouts.js";
+import { layouts, strokesOf } from "./layouts.js";
 
 const NOTE = $("text-note").textContent;
 
@@ -56,7 +56,7 @@ function setUpText(rfb) {
   layout.append(...layouts.map(([id, name]) => make("option", { value: id }, name)));
   layout.value = layouts.some(([id]) => id === memory.get("layout")) ? memory.get("layout") : "us";
   const look = () => {
-    const foreign = [...$("outgoing").value.replaceAll("\r", "")].some((character) => !strokeOf(layout.value, character));
+    const foreign = [...$("outgoing").value.replaceAll("\r", "").normalize("NFC")].some((character) => !strokesOf(layout.value, character));
     $("text-note").textContent = foreign ? "Letters this keyboard does not have may not arrive when typed." : NOTE;
   };
   layout.addEventListener("change", () => {

@@ -4,12 +4,21 @@ import { $ } from "../shared/dom.js";
 
 const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
 
+const CYCLING = "Switching it off and on…";
+
 let countdown;
+/** The machine is switched off and on: that its screen goes meanwhile is no lost connection. */
+let isCycling = false;
 
 function state(name) {
   clearInterval(countdown);
   document.documentElement.dataset.state = name;
-  $("words").textContent = WORDS[name];
+  $("words").textContent = isCycling && name !== "ended" ? "Switching off and on" : WORDS[name];
+}
+
+/** It is switched off and on from now on, or was not after all. */
+export function cycling(is) {
+  isCycling = is;
 }
 
 /** The page's state: connecting, connected, disconnected or ended. */
@@ -31,18 +40,22 @@ function veil({ title, text, spin = false, retry = false, home = false }) {
 /** A (new) connection is being made. */
 export function connecting(attempt) {
   state("connecting");
-  veil(attempt === 0 ? { title: "Connecting to your desktop", text: "One moment…", spin: true } : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
+  if (attempt === 0) veil({ title: "Connecting to your desktop", text: "One moment…", spin: true });
+  else if (isCycling) veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, home: true });
+  else veil({ title: "Connection lost", text: "Trying again now…", spin: true, home: true });
 }
 
 /** The screen is there. */
 export function connected() {
+  isCycling = false;
   state("connected");
   $("veil").hidden = true;
   $("frozen").hidden = true;
 }
 
 /** The connection is gone: keeps the last frame, dimmed, and counts down to the next try. */
-export function lost(canvas, nextTry) {
+export function lost(canvas, nextTry, startsAgain) {
+  isCycling ||= startsAgain;
   state("disconnected");
   if (canvas?.width) {
     const frozen = $("frozen");
@@ -51,6 +64,7 @@ export function lost(canvas, nextTry) {
     frozen.getContext("2d").drawImage(canvas, 0, 0);
     frozen.hidden = false;
   }
+  if (isCycling) return veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, home: true });
   const tell = () => {
     const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
     veil({ title: "Connection lost", text: `Your desktop goes on without you. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });
@@ -66,14 +80,4 @@ export function ended(title, text) {
   $("blank").hidden = true;
   veil({ title, text, home: true });
   $("veil-home").focus();
-}
-
-/** It does not end after all. */
-export function notStopping() {
-  $("words").textContent = WORDS[stateNow()];
-}
-
-/** Something goes on that ends the machine. */
-export function stopping() {
-  $("words").textContent = "Shutting down";
 }

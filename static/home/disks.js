@@ -44,7 +44,9 @@ function line(disk) {
 
 /** Asks which disks there are and lists them. */
 export async function loadDisks() {
-  disks = (await call("GET", "/disks")).disks;
+  const answer = await call("GET", "/disks");
+  disks = answer.disks;
+  $("disk-quota").textContent = `${answer.quota.used_gb} of your ${answer.quota.limit_gb} GB are taken.`;
   $("disk-none").hidden = disks.length > 0;
   $("disk-list").replaceChildren(...disks.map(line));
 }

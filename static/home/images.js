@@ -9,14 +9,16 @@ import { when } from "../shared/when.js";
 import { bytes, span } from "../shared/words.js";
 
 const SMALLEST = 10 << 20;
+const WAIT_MS = 20_000;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];
 let left = Infinity;
 let upload = null;
 let speed = null;
-/** An upload waits for the network. */
+/** An upload waits for the network or the server. */
 let waits = false;
+let later;
 let told = () => {};
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
@@ -56,7 +58,7 @@ function problemOf(error) {
   try {
     return JSON.parse(error.originalResponse.getBody()).detail;
   } catch {
-    return "The server cannot be reached. It goes on when you are connected again, or when you resume it.";
+    return "The server cannot be reached. Check your connection.";
   }
 }
 
@@ -105,9 +107,10 @@ async function begin(file) {
       // Its session is over, or the server has had enough for now: what has come stays there.
       if (status === 401 || status === 429 || status < 400 || status >= 500) {
         paused(true);
-        say("Paused.");
+        waits = status === 0 || status >= 500;
+        say(waits ? "Waiting for the server. It goes on by itself." : "Paused.");
         if (status === 401) return refused();
-        waits = status === 0;
+        if (waits) later = setTimeout(resumeUpload, WAIT_MS);
       } else over();
       $("image-error").textContent = problemOf(error);
     },
@@ -133,6 +136,7 @@ async function begin(file) {
 }
 
 function go() {
+  clearTimeout(later);
   waits = false;
   $("image-error").textContent = "";
   speed = null;
@@ -144,6 +148,11 @@ async function pause() {
   if (!upload) return;
   if ($("upload-pause").dataset.paused) go();
   else await pauseUpload("Paused. You may close this page and choose the same file again later.");
+}
+
+/** Goes on with what waits for the server: it may be there again. */
+export function resumeUpload() {
+  if (upload && waits) go();
 }
 
 /** Holds what is on its way and says so; what has come stays there. */
@@ -242,10 +251,19 @@ export function setUpImages(changed) {
     drop.addEventListener(kind, (event) => {
       event.preventDefault();
       drop.dataset.over = kind === "dragover" ? "yes" : "";
-      const [file] = kind === "drop" ? event.dataTransfer.files : [];
-      if (file) begin(file);
+      const [file, ...more] = kind === "drop" ? event.dataTransfer.files : [];
+      if (more.length) $("image-error").textContent = "One file at a time, please: drop them one after the other.";
+      else if (file) begin(file);
     });
   }
-  addEventListener("online", () => upload && waits && go());
+  // What is dropped beside it must not take the page away; text may be dropped into a field.
+  for (const kind of ["dragover", "drop"]) {
+    addEventListener(kind, (event) => {
+      if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      event.dataTransfer.dropEffect = "none";
+    });
+  }
+  addEventListener("online", resumeUpload);
   addEventListener("beforeunload", (event) => upload && !$("upload-pause").dataset.paused && event.preventDefault());
 }

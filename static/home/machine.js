@@ -75,6 +75,11 @@ function showRunning(vm) {
   face("running");
 }
 
+/** It is not known yet what can be done. */
+export function showLoading() {
+  face("loading");
+}
+
 /** Draws what is known of the caller's machine; null means there is none. */
 export function show(vm) {
   showSnapshots(vm);
@@ -115,11 +120,13 @@ function tick() {
 }
 
 async function restart() {
+  if ($("vm-restart").ariaDisabled) return;
   const vm = shown;
   $("restart-loss").textContent = RESTART_LOSS;
   const mode = await ask($("restart"));
   if (!["reset", "power-cycle"].includes(mode) || shown?.vmid !== vm.vmid || !alive(shown)) return;
-  $("vm-restart").disabled = true;
+  // Not disabled: that would take the focus away.
+  $("vm-restart").ariaDisabled = "true";
   $("vm-error").textContent = "";
   $("vm-doing").textContent = mode === "reset" ? "Restarting…" : "Switching it off and on…";
   try {
@@ -129,7 +136,7 @@ async function restart() {
     if (shown?.vmid === vm.vmid) $("vm-error").textContent = problem.message;
   } finally {
     $("vm-doing").textContent = "";
-    $("vm-restart").disabled = false;
+    $("vm-restart").ariaDisabled = null;
   }
 }
 

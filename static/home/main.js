@@ -8,14 +8,15 @@ import { $, memory, notice } from "../shared/dom.js";
 import { openAuth, setSignup, setUpAuth } from "./auth.js";
 import { setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
+import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
-import { dropUpload, loadImages, lookForUnfinished, pauseUpload, setUpImages } from "./images.js";
+import { dropUpload, loadImages, lookForUnfinished, pauseUpload, resumeUpload, setUpImages } from "./images.js";
 import { launchProblem, loadProfiles, refreshChoice, setUpLauncher, showChosen, welcome, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { setUpSnapshots } from "./snapshots.js";
 import { listViewers } from "./viewers.js";
-import { alive, current, pastLine, setUpMachine, show, showLaunchError } from "./machine.js";
+import { alive, current, pastLine, setUpMachine, show, showLaunchError, showLoading } from "./machine.js";
 
 const RETRY_MS = 3000;
 const OPENING = "vmshare.opening";
@@ -46,29 +47,34 @@ async function enter(me) {
   notice($("banner"), "");
   showLaunchError("");
   deafen();
-  try {
-    await Promise.all([loadProfiles(), loadImages(), loadDisks()]);
-  } catch (problem) {
-    if (mine === turn) showLaunchError(problem.message);
+  for (let attempt = 0; ; attempt += 1) {
+    const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
+    if (mine !== turn) return;
+    notice($("banner"), problem ? `${problem.message} Trying again…` : "", "warn");
+    if (!problem) break;
+    // A desktop that runs can be used without knowing what else there is.
+    if (alive(me.vm)) show(me.vm);
+    else showLoading();
+    await new Promise((later) => setTimeout(later, waitBefore(attempt)));
+    if (mine !== turn) return;
   }
-  if (mine !== turn) return;
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
   showChosen();
   $("images").hidden = $("disks").hidden = false;
   lookForUnfinished();
   joinIfStarting();
-  listenIfSeen();
+  hear();
   await loadHistory();
 }
 
-/** A hidden page hears no news: a browser has few connections to one server. It asks again when it is seen. */
-function listenIfSeen() {
-  if (document.visibilityState !== "visible" || events) return;
+function hear() {
+  deafen();
   events = listen({
     onVm: changed,
     onMe: ended,
     onDown: (down) => notice($("banner"), down ? "Connection lost, trying again…" : "", "warn"),
+    onUp: resumeUpload,
     onRefused: () => call("GET", "/auth/me").catch(() => null),
   });
 }
@@ -78,15 +84,21 @@ function deafen() {
   events = null;
 }
 
-async function seen() {
-  if (document.visibilityState !== "visible") return deafen();
-  if (document.documentElement.dataset.session !== "in" || events) return;
+/**
+ * Asks how the machine on show is now: no stream tells what ended while nobody listened, and one of a server that was started meanwhile begins
+ * with what lives.
+ */
+async function lookAgain(attempt = 0) {
   const [mine, before] = [turn, current()];
-  listenIfSeen();
-  // What ended meanwhile is not told by a new stream.
-  if (!alive(before) || !before.vmid) return;
-  const now = await call("GET", `/vms/${before.vmid}`).catch(() => null);
-  if (now && mine === turn && current()?.vmid === before.vmid) changed(now.vm ?? now);
+  if (!alive(before) || !before.vmid || launching) return;
+  const isStill = () => mine === turn && current()?.vmid === before.vmid && alive(current());
+  try {
+    const answer = await call("GET", `/vms/${before.vmid}`);
+    if (isStill()) changed(answer.vm ?? answer);
+  } catch (problem) {
+    if (problem.status === 404 && isStill()) show(null);
+    else if (![401, 404].includes(problem.status)) setTimeout(() => isStill() && lookAgain(attempt + 1), waitBefore(attempt));
+  }
 }
 
 /** Nobody is signed in (any more). What was typed stays where it is. */
@@ -110,8 +122,9 @@ function leave(message = "") {
 
 function changed(vm) {
   const before = current();
+  if (!vm) return void lookAgain();
   // An ended machine is news only if it is the one on show.
-  if (!vm || (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid)) return;
+  if (!alive(vm) && before && before.vmid && before.vmid !== vm.vmid) return;
   if (!alive(vm) && !before) return;
   show(vm);
   listViewers();
@@ -174,13 +187,30 @@ function takeOpening() {
   }
 }
 
-async function loadHistory() {
-  const answer = await call("GET", "/vms?limit=10").catch(() => null);
-  if (!answer) return;
-  const past = answer.vms.filter((vm) => !alive(vm));
+/** Lists what was, the newest first; what comes `before` is added to it. */
+async function loadHistory(before = "") {
+  const [mine, list] = [turn, $("history-list")];
+  try {
+    const answer = await call("GET", `/vms?limit=10${before && `&before=${encodeURIComponent(before)}`}`);
+    if (mine !== turn) return;
+    const past = answer.vms.filter((vm) => !alive(vm)).map(pastLine);
+    if (before) list.append(...past);
+    else list.replaceChildren(...past);
+    $("history-none").hidden = list.children.length > 0;
+    $("history-error").textContent = "";
+    $("history-more").textContent = "Show more";
+    $("history-more").dataset.before = answer.next ?? "";
+    $("history-more").hidden = !answer.next;
+    // The button that was pressed has gone.
+    if (before && !answer.next) $("past").focus();
+  } catch (problem) {
+    if (mine !== turn || problem.status === 401) return;
+    $("history-error").textContent = problem.message;
+    $("history-more").textContent = "Try again";
+    $("history-more").hidden = false;
+    $("history-more").dataset.before = before;
+  }
   $("history").hidden = false;
-  $("history-none").hidden = past.length > 0;
-  $("history-list").replaceChildren(...past.map(pastLine));
 }
 
 /** What server this is, and whether it knows us: asked first, so that a stranger causes no 401. */
@@ -231,13 +261,15 @@ const invited = setUpAuth(async () => {
 setUpAccount();
 $("log-out").addEventListener("click", logOut);
 setUpMachine();
-setUpWarning();
+// The button has gone with its bar.
+setUpWarning(() => $("warning").hidden && $("vm-open").focus());
 setUpShare();
 setUpSnapshots();
 setUpLauncher();
+$("history-more").addEventListener("click", () => loadHistory($("history-more").dataset.before));
 setUpDisks(refreshChoice, refreshChoice);
 setUpImages(() => loadProfiles().then(showChosen, () => null));
-document.addEventListener("visibilitychange", seen);
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && lookAgain());
 $("launcher").addEventListener("submit", (event) => {
   event.preventDefault();
   setOpening();

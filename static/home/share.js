@@ -36,8 +36,10 @@ async function list() {
 }
 
 async function create() {
+  if ($("share-make").ariaDisabled) return;
   tell("");
-  $("share-make").disabled = true;
+  // Not disabled: that would take the focus away.
+  $("share-make").ariaDisabled = "true";
   try {
     const control = $("share-form").elements.control.value === "yes";
     const { share } = await call("POST", path(), { control, minutes: Number($("share-minutes").value) });
@@ -48,7 +50,7 @@ async function create() {
   } catch (problem) {
     tell(problem.message);
   } finally {
-    $("share-make").disabled = false;
+    $("share-make").ariaDisabled = null;
   }
 }
 

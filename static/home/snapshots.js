@@ -6,28 +6,39 @@ import { bytes } from "../shared/words.js";
 
 const DOING = { save: "Taking", restore: "Going back to", delete: "Removing" };
 
+const RETRY_MS = 5000;
+
 let vmid = null;
 let busy = false;
 
+function tell(text, about = "") {
+  $("snapshot-error").textContent = text;
+  $("snapshot-error").dataset.of = about;
+}
+
+/** Does it, and gives whether that went well. */
 async function act(method, rest, body) {
-  $("snapshot-error").textContent = "";
+  tell("");
   const of = vmid;
-  try {
-    await call(method, `/vms/${of}/snapshots${rest}`, body);
-  } catch (problem) {
-    $("snapshot-error").textContent = problem.message;
-  }
+  const done = await call(method, `/vms/${of}/snapshots${rest}`, body).then(() => true, (problem) => (tell(problem.message), false));
   if (vmid === of) await load();
+  return done;
+}
+
+// Not disabled: that would take the focus away.
+function mark(button) {
+  button.ariaDisabled = busy ? "true" : null;
+  return button;
 }
 
 function button(words, label, question, go) {
-  const made = make("button", { type: "button", class: "btn", "aria-label": label, disabled: busy }, words);
+  const made = make("button", { type: "button", class: "btn", "aria-label": label }, words);
   made.addEventListener("click", async () => {
-    if (!(await sure(question))) return;
+    if (busy || !(await sure(question))) return;
     await go();
     $("snapshots").querySelector("summary").focus();
   });
-  return made;
+  return mark(made);
 }
 
 function line(snapshot) {
@@ -44,8 +55,16 @@ function line(snapshot) {
 
 async function load() {
   const of = vmid;
-  const answer = await call("GET", `/vms/${of}/snapshots`).catch(() => null);
-  if (!answer || vmid !== of) return;
+  let answer;
+  try {
+    answer = await call("GET", `/vms/${of}/snapshots`);
+  } catch (problem) {
+    if (vmid !== of || problem.status === 401) return;
+    if (!$("snapshot-error").textContent) tell(`Your snapshots cannot be listed. ${problem.message}`, "list");
+    return void setTimeout(() => vmid === of && load(), RETRY_MS);
+  }
+  if (vmid !== of) return;
+  if ($("snapshot-error").dataset.of === "list") tell("");
   $("snapshot-none").hidden = answer.snapshots.length > 0;
   $("snapshot-list").replaceChildren(...answer.snapshots.map(line));
 }
@@ -56,14 +75,18 @@ export function showSnapshots(vm) {
   $("snapshots").hidden = !on;
   const job = vm?.job;
   $("snapshot-job").textContent = job ? `${DOING[job.what]} ${job.name}: ${job.percent} %` : "";
+  const was = busy;
   busy = Boolean(job);
-  for (const one of [$("snapshot-take"), ...$("snapshot-list").querySelectorAll("button")]) one.disabled = busy;
+  [$("snapshot-take"), ...$("snapshot-list").querySelectorAll("button")].forEach(mark);
   if (!on) {
     vmid = null;
   } else if (vmid !== vm.vmid) {
     vmid = vm.vmid;
     $("snapshot-list").replaceChildren();
-    $("snapshot-error").textContent = "";
+    tell("");
+    load();
+  } else if (was && !busy) {
+    // It may have been begun by another page.
     load();
   }
 }
@@ -73,6 +96,6 @@ export function setUpSnapshots() {
   $("snapshot-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = $("snapshot-name").value.trim();
-    if (name) act("POST", "", { name }).then(() => ($("snapshot-name").value = ""));
+    if (name && !busy) act("POST", "", { name }).then((done) => done && ($("snapshot-name").value = ""));
   });
 }

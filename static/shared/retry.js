@@ -1,4 +1,7 @@
-// When to try a lost connection again.
+// When to try a lost connection again, and when it is none.
+
+/** What the server closes a console with when its machine is switched off and on (src/vm/restart.rs). */
+export const STARTS_AGAIN = "the VM starts again";
 
 const WAITS_MS = [500, 1000, 2000, 4000, 8000, 10000];
 

@@ -31,18 +31,20 @@ function draw() {
 }
 
 async function help() {
+  if ($("warning-act").ariaDisabled) return;
   if (act === "dismiss") {
     dismissed = $("warning-said").textContent;
     return draw();
   }
-  $("warning-act").disabled = true;
+  // Not disabled: that would take the focus away.
+  $("warning-act").ariaDisabled = "true";
   try {
     trouble = "";
     shown = await call("POST", `/vms/${shown.vmid}/${act}`, {});
   } catch (problem) {
     trouble = problem.status === 401 ? "You are not logged in any more. Log in on the start page, then come back." : problem.message;
   } finally {
-    $("warning-act").disabled = false;
+    $("warning-act").ariaDisabled = null;
     draw();
   }
 }
@@ -61,23 +63,18 @@ export function setUpWarning(done = () => {}) {
   setInterval(draw, 1000);
 }
 
-/** Listens for news of the machine behind a console, while the page can be seen; `onVm` hears them too. */
+/** Listens for news of the machine behind a console until `close()` of what it returns is called; `onVm` hears them too. */
 export function warnOf(address, onVm) {
-  let events = null;
   const isOurs = (vm) => vm && (address.vmid ? vm.vmid === address.vmid : vm.http_port === address.port);
-  const follow = () => {
-    const seen = document.visibilityState === "visible";
-    const told = (vm) => {
-      warn(vm);
-      onVm(vm);
-    };
-    if (seen && !events) events = listen({ onVm: (vm) => told(isOurs(vm) ? vm : null), onMe: () => null, onDown: () => null, onRefused: () => null });
-    else if (!seen && events) {
-      // A hidden page needs no stream: a browser has few connections to one server.
-      events.close();
-      events = null;
-    }
+  const told = (vm) => {
+    warn(vm);
+    onVm(vm);
   };
-  document.addEventListener("visibilitychange", follow);
-  follow();
+  const news = listen({ onVm: (vm) => told(isOurs(vm) ? vm : null) });
+  return {
+    close() {
+      news.close();
+      told(null);
+    },
+  };
 }

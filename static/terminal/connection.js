@@ -3,7 +3,7 @@
 // Bytes come and go as they are. The server first sends what it has kept, then one empty frame: what
 // follows is live. Close codes are those of the desktop page: 1000 the machine has stopped, 1008 we
 // are no longer allowed, anything else is a lost connection and is tried again.
-import { waitBefore } from "../shared/retry.js";
+import { STARTS_AGAIN, waitBefore } from "../shared/retry.js";
 
 /** More than this unsent, and a paste is refused: the guest takes what is typed slowly. */
 const UNSENT_MAX = 1 << 20;
@@ -20,7 +20,7 @@ export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive,
     onEnded(why);
   }
 
-  async function closed(code, wasConnected) {
+  async function closed({ code, reason }, wasConnected) {
     socket = null;
     if (over) return;
     if (code === 1000) return end("stopped");
@@ -32,7 +32,7 @@ export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive,
     }
     const wait = waitBefore(attempt);
     attempt += 1;
-    onLost(Date.now() + wait);
+    onLost(Date.now() + wait, reason === STARTS_AGAIN);
     timer = setTimeout(open, wait);
   }
 
@@ -50,7 +50,7 @@ export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive,
       onConnected();
     });
     own.addEventListener("message", ({ data }) => (data.byteLength === 0 ? onLive() : onBytes(new Uint8Array(data))));
-    own.addEventListener("close", ({ code }) => closed(code, wasConnected));
+    own.addEventListener("close", (event) => closed(event, wasConnected));
   }
 
   const now = () => timer !== undefined && !over && open();
@@ -64,10 +64,10 @@ export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive,
   open();
   return {
     retryNow: now,
-    /** Sends what was typed; false where there is no connection or too much waits. */
+    /** Sends what was typed; false where too much waits. What is typed while there is no connection is lost, as the page says then. */
     send(bytes) {
-      if (!socket || socket.bufferedAmount > UNSENT_MAX) return false;
-      socket.send(bytes);
+      if (socket?.bufferedAmount > UNSENT_MAX) return false;
+      socket?.send(bytes);
       return true;
     },
   };

@@ -1,6 +1,7 @@
 // The terminal page: the guest's serial console in the whole window.
 import { onChord } from "../desktop/bar.js";
 import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
+import { RESTARTING, doing, tellTheWay, wayFound } from "../desktop/progress.js";
 import { showTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
 import { $, badge, copyText } from "../shared/dom.js";
 import { viewing } from "../shared/viewer.js";
@@ -12,17 +13,22 @@ import { openScreen } from "./screen.js";
 
 const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
 const SILENCE_MS = 3000;
+const CYCLING = { title: "Switching it off and on…", text: "Its terminal comes back in a moment.", spin: true, home: true };
 
 const address = readAddress(location, "serial");
 let connection = null;
+/** The stream of what is new about the machine, or about what a viewer may. */
+let news = null;
 let countdown;
+/** The machine is switched off and on: that its terminal goes meanwhile is no lost connection. */
+let isCycling = false;
 let silence;
 
 function state(name) {
   clearInterval(countdown);
   clearTimeout(silence);
   document.documentElement.dataset.state = name;
-  $("words").textContent = WORDS[name];
+  $("words").textContent = isCycling && name !== "ended" ? "Switching off and on" : WORDS[name];
   $("note").hidden = true;
 }
 
@@ -47,6 +53,9 @@ const screen = openScreen((bytes) => {
 });
 
 async function end(why) {
+  news?.close();
+  doing("");
+  $("way").hidden = true;
   state("ended");
   const [title, text] = await epitaph(why, address ?? {}, "terminal");
   document.title = `${title}: VM-share`;
@@ -55,11 +64,13 @@ async function end(why) {
   $("veil-home").focus();
 }
 
-function lost(nextTry) {
+function lost(nextTry, startsAgain) {
+  isCycling ||= startsAgain;
   state("disconnected");
+  if (isCycling) return veil(CYCLING);
   const tell = () => {
     const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
-    veil({ title: "Connection lost", text: `Your desktop goes on without you. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });
+    veil({ title: "Connection lost", text: `Your desktop goes on without you; what is typed now is lost. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });
   };
   tell();
   countdown = setInterval(tell, 500);
@@ -70,18 +81,28 @@ function live() {
   silence = setTimeout(() => screen.isEmpty() && note("The guest has written nothing here yet. Press Enter. If it stays empty, its system does not use the serial console (ttyS0)."), SILENCE_MS);
 }
 
+/** News of the machine; it may be stopped from elsewhere. */
+function told(vm) {
+  badge($("watched"), watching(vm?.watched_by));
+  if (vm?.state === "stopping") doing("Shutting down…");
+}
+
 function connect() {
   connection = keepConnected({
     url: socketUrl(address),
     onConnecting(attempt) {
       state("connecting");
-      veil(attempt === 0 ? { title: "Connecting to your terminal", text: "One moment…", spin: true } : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
+      if (attempt === 0) veil({ title: "Connecting to your terminal", text: "One moment…", spin: true });
+      else veil(isCycling ? CYCLING : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
     },
     onConnected() {
+      isCycling = false;
       state("connected");
+      news?.renew?.();
       $("veil").hidden = true;
+      if (!address.viewOnly) tellTheWay();
       screen.restart();
-      if (!document.activeElement?.closest("header, dialog")) screen.term.focus();
+      if (!document.activeElement?.closest("header, dialog, .below")) screen.term.focus();
     },
     onBytes(bytes) {
       screen.term.write(bytes);
@@ -109,9 +130,13 @@ async function copy() {
 }
 
 async function paste() {
-  const text = await navigator.clipboard?.readText?.().catch(() => null);
-  if (text) screen.term.paste(text);
-  else note("This browser does not let pages read the clipboard. Press Ctrl+Shift+V.");
+  try {
+    const text = await navigator.clipboard.readText();
+    if (text) screen.term.paste(text);
+    else note("There is no text in your clipboard. Copy some first.");
+  } catch {
+    note("This browser does not let pages read the clipboard. Press Ctrl+Shift+V.");
+  }
   screen.term.focus();
 }
 
@@ -127,7 +152,10 @@ function setUpKeys() {
     }
     return true;
   });
-  onChord(() => $("home").focus());
+  onChord(() => {
+    wayFound();
+    $("home").focus();
+  });
 }
 
 setUpKeys();
@@ -143,12 +171,18 @@ if (address) {
     screen.term.focus();
   });
   $("restart-open").addEventListener("click", async () => {
-    note(await askAndRestart(address));
+    const problem = await askAndRestart(address, (mode) => {
+      doing(RESTARTING[mode]);
+      isCycling = mode === "power-cycle";
+    });
+    if (problem) isCycling = false;
+    doing("");
+    note(problem);
     screen.term.focus();
   });
   setUpWarning(() => screen.term.focus());
-  if (address.share || address.watches) viewing(address, allow);
-  else warnOf(address, (vm) => badge($("watched"), watching(vm?.watched_by)));
+  if (address.share || address.watches) news = viewing(address, allow);
+  else news = warnOf(address, told);
   connect();
 } else {
   end("address");

@@ -18,10 +18,10 @@ async function person(login) {
   return request.newContext({ baseURL: server.url, ignoreHTTPSErrors: true, extraHTTPHeaders: { Authorization: `Bearer ${token}` } });
 }
 
-const history = (count, step) => {
+const history = (count, step, cpu) => {
   const at = Array.from({ length: count }, (_, i) => 1_795_000_000 + i * step);
   const wave = (high) => at.map((_, i) => (i === 5 ? null : Math.round(high * (1 + Math.sin(i / 9)) * 50) / 100));
-  return { step_s: step, at, cpu_percent: wave(80), memory_percent: wave(60), disk_percent: wave(40), load: wave(6), rx_bps: wave(9e6), tx_bps: wave(4e8), vms: wave(40) };
+  return { step_s: step, at, cpu_percent: wave(cpu), memory_percent: wave(60), disk_percent: wave(40), load: wave(6), rx_bps: wave(9e6), tx_bps: wave(4e8), vms: wave(40) };
 };
 const NOW = {
   at: "2026-11-23T10:11:03Z", cpu_percent: 42.4, load: [1.25, 0.9, 0.4], memory: { total_mb: 65536, available_mb: 20000, percent: 69.5 }, swap: null, pressure: null,
@@ -35,10 +35,10 @@ const ALERTS = [
 /** Answers what the host would measure. */
 async function measured(page) {
   const json = (body) => ({ status: 200, contentType: "application/json", body: JSON.stringify(body) });
-  await page.route("**/admin/host?*", (route) => route.fulfill(json({ now: NOW, history: route.request().url().includes("day") ? history(288, 300) : history(720, 5) })));
+  await page.route("**/admin/host?*", (route) => route.fulfill(json({ now: NOW, history: route.request().url().includes("day") ? history(288, 300, 60) : history(720, 5, 80) })));
   await page.route("**/admin/load", (route) => {
     const vmids = server.sql("select vmid from vms where state = 'running'").split("\n").filter(Boolean);
-    route.fulfill(json({ vms: vmids.map((vmid) => ({ vmid, user: "", cpu_percent: 12.3, rss_mb: 210, threads: 9, read_bps: 0, write_bps: 0 })), storage: [] }));
+    route.fulfill(json({ vms: vmids.map((vmid) => ({ vmid, user: "", cpu_percent: 12.3, rss_mb: 210, threads: 9, read_bps: 0, write_bps: 0 })), storage: [{ user: "alice", gb: 12.34 }] }));
   });
   await page.route("**/admin/alerts?*", (route) => route.fulfill(json({ alerts: ALERTS, next: null })));
 }
@@ -77,6 +77,15 @@ test("an administrator sees the whole class, and restarts and stops many desktop
   await until("each tile shows its guest's colour bars", async () => (await page.locator("#wall img").evaluateAll((images, bar) => images.map(new Function(`return ${bar}`)()).join(" "), String(bar))) === "255,255,0 255,255,0");
   await until("the load is told", async () => /CPU\s12\s%, 210\sMB\sused/.test(await page.locator("#wall").innerText()));
   await inspect(page, "admin-class", seen);
+  // The number of desktops is read out when it changes, and not each time it is looked at.
+  let looks = 0;
+  page.on("request", (request) => (looks += request.url().includes("/vms?all=1")));
+  await page.evaluate(() => {
+    window.said = 0;
+    new MutationObserver(() => (window.said += 1)).observe(document.querySelector("#wall-count"), { childList: true, characterData: true, subtree: true });
+  });
+  await until("the list is looked at again", () => looks >= 3);
+  assert.equal(await page.evaluate(() => window.said), 0, "the same number is said again");
   const link = await page.locator("#wall li", { hasText: "bob" }).locator("a.look").getAttribute("href");
   assert.match(link, /^\/novnc\/\?path=ws\/\d+&vmid=[0-9a-f]{12}&view=1$/);
 
@@ -132,6 +141,7 @@ test("people, invitations and what happened are found and changed", async () => 
   await row.getByLabel("Quota of alice").fill("25");
   await page.keyboard.press("Tab");
   await until("the quota is hers", () => server.sql("select quota_gb from users where login = 'alice'") === "25");
+  await until("what she keeps is told", async () => /12\.3 of 25 GB stored/.test(await row.innerText()));
   await row.getByRole("button", { name: "New password" }).click();
   await page.locator("#sure-yes").click();
   await page.locator("#secret").waitFor();
@@ -162,6 +172,12 @@ test("people, invitations and what happened are found and changed", async () => 
   await page.keyboard.press("Escape");
   await until("it is listed", async () => /<script>[^]*30 of 30 left, as user, made by warden/.test(await page.locator("#invites-list").innerText()));
   await inspect(page, "admin-invites", seen);
+  await page.locator("#invites-filter").fill("tuesday");
+  await until("nothing found is told", async () => /No invitation has these words/.test(await page.locator("#invites-not").innerText()));
+  assert.equal(await page.locator("#invites-list li:visible").count(), 0);
+  await page.locator("#invites-filter").fill("class warden");
+  await until("it is found", async () => (await page.locator("#invites-list li:visible").count()) === 1);
+  assert.ok(!(await page.locator("#invites-not").isVisible()));
   await page.locator("#invites-list button").click();
   assert.match(await page.locator("#sure-loss").innerText(), /30 places are lost/);
   await page.locator("#sure-yes").click();
@@ -176,18 +192,44 @@ test("people, invitations and what happened are found and changed", async () => 
   await page.locator("#connections-more").click();
   await until("the rest follows", async () => (await page.locator("#connections-list li").count()) === 60);
   assert.ok(await page.locator("#connections-more").isHidden());
+  // What comes meanwhile is shown at a second click, and by itself where only the newest are listed.
+  const left = (vmid) => server.sql(`insert into connection_events (vmid, user_id, kind, console, ip, bytes_to_browser, bytes_to_vm, reason) values ('${vmid}', null, 'disconnect', 'vnc', '192.0.2.8', 1, 1, '')`);
+  const newest = async () => page.locator("#connections-list li").first().innerText();
+  left("aaaaaaaaaaa1");
+  await page.locator("#tab-connections").click();
+  await until("a second click asks again", async () => /aaaaaaaaaaa1/.test(await newest()));
+  left("aaaaaaaaaaa2");
+  await until("the list goes on by itself", async () => /aaaaaaaaaaa2/.test(await newest()));
+  const asks = (address) => page.waitForRequest((request) => request.url().includes(address) && new URL(request.url()).searchParams.get("q") === "192.0.2.8");
+  const asked = asks("/connections?");
+  await page.locator("#connections-search").fill("192.0.2.8");
+  await asked;
+  await inspect(page, "admin-connections", seen);
 
   await page.locator("#tab-alerts").click();
   await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 2);
+  assert.equal(await page.locator("#tab-alerts").innerText(), "Alerts (1)");
   await inspect(page, "admin-alerts", seen);
+  const searched = asks("/admin/alerts?");
+  await page.locator("#alerts-search").fill("192.0.2.8");
+  await searched;
   await page.locator("#tab-audit").click();
   await page.locator("#audit-search").fill("reset password");
   await until("the trail is searched", async () => /^warden reset password alice from 127/.test(await page.locator("#audit-list").innerText()));
   await page.locator("#audit-search").fill("alice");
   await until("all about her", async () => (await page.locator("#audit-list li").count()) >= 4);
   await inspect(page, "admin-audit", seen);
+  const vmid = server.sql("select target from audit where target ~ '^[0-9a-f]{12}$' limit 1");
+  await page.locator("#audit-search").fill(vmid);
+  await page.getByRole("button", { name: `Copy the id ${vmid}` }).first().waitFor();
   assert.deepEqual(seen, []);
   assert.deepEqual(troubles, []);
+
+  // A session that ends in the middle of work.
+  await page.context().clearCookies();
+  await page.locator("#tab-users").click();
+  await until("that it has ended is told", async () => /Your session has ended\. Log in on the home page/.test(await page.locator("#banner").innerText()));
+  assert.ok(!(await page.locator("#sections").isVisible()));
   await close();
 });
 
@@ -212,7 +254,7 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   await until("something is drawn", inked);
   await inspect(page, "admin-host", seen);
   await page.getByLabel("Last day").check();
-  await until("the day is asked for", () => loaded.includes("/admin/host") && page.locator("#graphs canvas").count());
+  await until("the day is drawn", async () => /^CPU, memory and disk: CPU \d+ %, highest 60 %;/.test(await told.getAttribute("aria-label")));
   // Without measurements.
   await page.route("**/admin/host?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));
   await page.route("**/admin/alerts?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));

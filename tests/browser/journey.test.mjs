@@ -202,6 +202,27 @@ test("errors of the forms stand beside their fields", async () => {
   });
   assert.match(told, /not right|wrong/i);
   await shot(page, "form-errors");
+
+  // The password is changed by who knows it, and opens the account from then on.
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#start").waitFor();
+  await page.locator("#account-open").click();
+  const change = async (current, next) => {
+    await page.locator("#password-current").fill(current);
+    await page.locator("#password-new").fill(next);
+    await page.keyboard.press("Enter");
+  };
+  await change("wrong horse", "battery staple");
+  await until("the wrong password is told", async () => (await page.locator("#password-current-error").innerText()) !== "");
+  await change("correct horse", "short");
+  await until("the weak one is told", async () => /8/.test(await page.locator("#password-new-error").innerText()));
+  await change("correct horse", "battery staple");
+  await page.locator("#password-done").waitFor();
+  assert.equal(await page.locator("#password-new").inputValue(), "");
+  await page.keyboard.press("Escape");
+  const status = (password) => call(page, "POST", "/auth/login", { email: "taken", password }).then((answer) => answer.status);
+  assert.deepEqual([await status("correct horse"), await status("battery staple")], [401, 200]);
   await close();
 });
 

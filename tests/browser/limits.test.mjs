@@ -8,6 +8,34 @@ const server = Server.ofFile("stop_vms_on_exit = true", "limit_warning_seconds =
 
 const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
 
+test("a desktop whose time is up soon says so with the time left, and the warning can be closed", async () => {
+  const short = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 100", "max_minutes = 2");
+  const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });
+  const seen = [];
+  await signUp(page, short.url, "hurried");
+  const vm = await startDesktop(page);
+  const home = await context.newPage();
+  await home.goto(short.url);
+  await home.locator("#vm-open").waitFor();
+  await until("the time left is told", async () => /Time left\s+(1 min )?\d+ s/i.test(await home.locator("#vm-facts").innerText()));
+  await warned(home, /time is up in (1 min )?\d+ s and cannot be extended[\s\S]*Close/);
+  await inspect(home, "home-time-limit", seen);
+  await home.locator("#warning-act").focus();
+  await home.keyboard.press("Enter");
+  await home.locator("#warning").waitFor({ state: "hidden" });
+  assert.equal(await home.evaluate(() => document.activeElement.id), "vm-open", "the focus is lost with the button");
+  await page.bringToFront();
+  await warned(page, /cannot be extended[\s\S]*Close/);
+  await page.locator("#warning-act").click();
+  await page.locator("#warning").waitFor({ state: "hidden" });
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  assert.deepEqual(seen, []);
+  assert.deepEqual(troubles, []);
+  await close();
+  const { code } = await short.close();
+  assert.equal(code, 0, short.log);
+});
+
 test("a desktop nobody uses is warned of, kept by a click, and a crash is told", async () => {
   const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });
   const seen = [];

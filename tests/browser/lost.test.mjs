@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { test } from "node:test";
-import { bars, browse, call, keysOf, machines, output, program, Server, signUp, startDesktop, until } from "./server.mjs";
+import { bars, browse, call, keysOf, machines, output, program, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 const LIVE_ON = "stop_vms_on_exit = false";
 const END_ALL = "stop_vms_on_exit = true";
@@ -19,6 +19,36 @@ const told = (page, words) =>
     const text = await page.locator("#veil").innerText();
     return words.test(text) && text;
   });
+
+/** Ends the server without a word, and starts another one in its place after `meanwhile`. */
+async function crash(meanwhile = () => null) {
+  server.process.kill("SIGKILL");
+  await server.exit;
+  await meanwhile();
+  await server.run();
+}
+
+/** From the next page on, the streams of events of this browser are counted. */
+const countStreams = (context) =>
+  context.addInitScript(() => {
+    const all = [];
+    window.EventSource = class extends EventSource {
+      constructor(...how) {
+        super(...how);
+        all.push(this);
+      }
+    };
+    window.streams = () => all.filter((one) => one.readyState !== EventSource.CLOSED).length;
+  });
+
+/** Puts the page behind others, or in front again. */
+const behind = (page, is) =>
+  page.evaluate((is) => {
+    Object.defineProperty(document, "visibilityState", { configurable: true, get: () => (is ? "hidden" : "visible") });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, is);
+
+const streams = (page) => page.evaluate(() => window.streams());
 
 test("a stop from elsewhere is told on the desktop page with its reason", async () => {
   const { page, troubles, close } = await browse();
@@ -41,8 +71,10 @@ test("a stop from elsewhere is told on the desktop page with its reason", async 
 
 test("a log-out in another tab takes the open desktop away and says why", async () => {
   const { context, page, troubles, close } = await browse();
+  await countStreams(context);
   await signUp(page, server.url, "leaver");
   const vm = await startDesktop(page);
+  await until("the desktop page hears news", async () => (await streams(page)) === 1);
   const other = await context.newPage();
   await other.goto(server.url);
   await other.locator("#vm-open").waitFor();
@@ -53,6 +85,7 @@ test("a log-out in another tab takes the open desktop away and says why", async 
   await other.locator('[data-auth="signup"]').first().waitFor();
   await state(page, "ended");
   await told(page, /You are no longer allowed here/);
+  assert.equal(await streams(page), 0, "a page that is over goes on asking for news");
   await shot(page, "lost-2-logged-out");
   await third.locator('[data-auth="login"]').first().waitFor();
   await until("the third tab says that the session is over", async () => /session has ended/.test(await third.locator("#auth-message").innerText()));
@@ -84,6 +117,29 @@ test("a session that ended in the middle of work shows the log-in with its reaso
   await page.locator("#start").waitFor();
   await until("the focus goes on at the greeting", () => page.evaluate(() => document.activeElement.id === "greeting"));
 
+  // The same under an open desktop and an open terminal: no work goes on unseen.
+  const vm = await startDesktop(page);
+  const terminal = await page.context().newPage();
+  await terminal.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
+  await state(terminal, "connected");
+  server.sql(`delete from sessions where user_id = '${id}'`);
+  await until("the server no longer knows the session", async () => (await call(page, "GET", "/auth/me")).status === 401);
+  for (const one of [page, terminal]) {
+    await one.bringToFront();
+    await state(one, "ended");
+    assert.match(await told(one, /Log in on the start page|Log in again/), /no longer allowed|not logged in/);
+  }
+  await shot(terminal, "lost-4-expired-terminal");
+  await terminal.close();
+  await page.locator("#veil-home").click();
+  await until("the start page asks for a log-in by itself", async () => /session has ended/.test(await page.locator("#auth-message").innerText()));
+  await page.locator("#login-email").fill("expired@example.org");
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#vm-open").waitFor();
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await page.locator("#start").waitFor();
+
   // Where the stream has not told it yet, the refused click does.
   await page.route("**/run-iso", (route) => route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"code":"session_ended"}' }));
   await page.locator("#start").click();
@@ -113,6 +169,13 @@ test("a server that restarts under an open desktop is told, keeps the last frame
   const green = await frozen.evaluate((canvas) => [...canvas.getContext("2d").getImageData(270, 250, 1, 1).data.slice(0, 3)]);
   assert.deepEqual(green, [0, 255, 0], "the last frame is the guest's");
   await shot(page, "lost-5-server-away");
+  // Nobody has to wait for the countdown.
+  const sockets = [];
+  page.on("websocket", (socket) => sockets.push(socket.url()));
+  await until("the next try is a while away", async () => /in [5-9] s/.test(await page.locator("#veil-text").innerText()));
+  const before = sockets.length;
+  await page.locator("#retry").click();
+  await until("it is tried at once", () => sockets.length > before, 3);
   await until("the home page says so too", async () => /Connection lost/.test(await home.locator("#banner").innerText()));
   await shot(home, "lost-6-server-away-home");
 
@@ -161,4 +224,76 @@ test("two users side by side have a machine each, and neither is led into the ot
   await call(two.page, "POST", `/vms/${right.vmid}/stop`, { force: true });
   assert.deepEqual(one.troubles, []);
   await Promise.all([one.close(), two.close()]);
+});
+
+test("a machine that died with its server is told of on every open page without a reload", async () => {
+  const { context, page, close } = await browse();
+  await signUp(page, server.url, "unlucky");
+  const vm = await startDesktop(page);
+  const home = await context.newPage();
+  await home.goto(server.url);
+  await home.locator("#vm-open").waitFor();
+  await crash(() => {
+    process.kill(vm.pid, "SIGKILL");
+  });
+  await until("the start page tells how it ended", async () => /Your last desktop is gone\. It ended while the server was away/.test(await home.locator("#ended").innerText()));
+  assert.ok(await home.locator("#start").isVisible());
+  await page.bringToFront();
+  await state(page, "ended");
+  await told(page, /It ended while the server was away/);
+  await close();
+});
+
+test("who looks at a desktop over a restart of the server looks on, and has no control he is not given again", async () => {
+  server.settings = LIVE_ON;
+  await crash();
+  const [student, teacher, guest, admin] = [await browse(), await browse(), await browse(), await browse()];
+  await Promise.all([teacher, guest].map(({ context }) => countStreams(context)));
+  await signUp(teacher.page, server.url, "msfox");
+  server.promote("msfox", "teacher");
+  await signUp(student.page, server.url, "cub");
+  const vm = await startDesktop(student.page);
+  await student.page.goto(server.url);
+  await student.page.locator("#vm-open").waitFor();
+  await call(teacher.page, "POST", "/auth/login", { email: "msfox", password: "correct horse" });
+  await teacher.page.goto(`${server.url}/novnc/?path=ws/${vm.http_port}&vmid=${vm.vmid}&view=1`);
+  const { share } = (await call(student.page, "POST", `/vms/${vm.vmid}/shares`, { control: false, minutes: 60 })).body;
+  await guest.page.goto(new URL(share.url, server.url).href);
+  await Promise.all([bars(teacher.page), bars(guest.page)]);
+  await server.warden();
+  await admin.page.goto(server.url);
+  await call(admin.page, "POST", "/auth/login", { email: "warden", password: "correct horse" });
+  await admin.page.goto(`${server.url}/admin/`);
+  await admin.page.locator("#wall li").waitFor();
+  const viewers = async () => (await call(student.page, "GET", `/connections/${vm.vmid}`)).body.who;
+  const { id } = (await viewers()).find((one) => one.kind === "teacher");
+  await call(student.page, "POST", `/vms/${vm.vmid}/viewers/${id}`, { control: true });
+  await until("the teacher has control", async () => !(await teacher.page.locator("#view-only").isVisible()));
+
+  // A page behind others keeps no stream, and has one again in front.
+  await behind(teacher.page, true);
+  assert.equal(await streams(teacher.page), 0);
+  await behind(teacher.page, false);
+  assert.equal(await streams(teacher.page), 1);
+
+  // The server is away for so long that it answers a few times that it is not ready.
+  await teacher.page.route("**/ws/*/events*", (route) => route.fulfill({ status: 503, body: "" }));
+  await crash(() => Promise.all([teacher, guest].map(({ page }) => state(page, "disconnected"))));
+  server.settings = END_ALL;
+  await Promise.all([teacher, guest].map(({ page }) => state(page, "connected")));
+  await teacher.page.unrouteAll();
+  await Promise.all([bars(teacher.page), bars(guest.page)]);
+  await showBar(teacher.page);
+  await until("the teacher only looks", () => teacher.page.locator("#view-only").isVisible());
+  const again = (await viewers()).find((one) => one.kind === "teacher");
+  assert.equal(again.control, false);
+  await call(student.page, "POST", `/vms/${vm.vmid}/viewers/${again.id}`, { control: true });
+  await until("he has it when it is given again", async () => !(await teacher.page.locator("#view-only").isVisible()));
+  assert.equal(await streams(guest.page), 1);
+  await until("the administrator's page goes on", async () => (await admin.page.locator("#wall-error").innerText()) === "" && (await admin.page.locator("#wall li").count()) === 1);
+  await call(student.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await Promise.all([teacher, guest].map(({ page }) => state(page, "ended")));
+  assert.deepEqual([await streams(teacher.page), await streams(guest.page)], [0, 0]);
+  await until("its tile goes", async () => (await admin.page.locator("#wall li").count()) === 0);
+  await Promise.all([student, teacher, guest, admin].map((one) => one.close()));
 });

@@ -302,6 +302,31 @@ export const bars = (page) =>
 const WIDE = { width: 1280, height: 800 };
 const PHONE = { width: 360, height: 740 };
 
+/**
+ * What people would see cut off: boxes beyond the window's edges, and what is wider than a box that hides the rest without a sign. A page that does
+ * not scroll (desktop, terminal) has edges above and below too. What guests and graphs draw is theirs.
+ */
+const cut = (page) =>
+  page.evaluate(() => {
+    const fixed = document.documentElement.classList.contains("stage");
+    const scrolls = (style) => /auto|scroll/.test(`${style.overflowX} ${style.overflowY}`);
+    const inScroller = (one) => one && one !== document.body && (scrolls(getComputedStyle(one)) || inScroller(one.parentElement));
+    const faults = [];
+    for (const one of document.querySelectorAll("body *")) {
+      if (one.closest(".sr-only, #screen, #terminal, #graphs, svg *") || !one.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+      const box = one.getBoundingClientRect();
+      // One pixel is for who hears the page.
+      if (box.width <= 1 || box.height <= 1) continue;
+      const name = one.id ? `#${one.id}` : `${one.tagName.toLowerCase()}.${one.getAttribute("class") ?? ""} "${one.textContent.trim().slice(0, 20)}"`;
+      const leaves = box.left < -1 || box.right > innerWidth + 1 || (fixed && (box.top < -1 || box.bottom > innerHeight + 1));
+      if (leaves && !inScroller(one.parentElement)) faults.push(`${name} leaves the window: ${[box.left, box.top, box.right, box.bottom].map(Math.round)}`);
+      const style = getComputedStyle(one);
+      const hides = /hidden|clip/.test(style.overflowX) && style.textOverflow !== "ellipsis" && !["INPUT", "TEXTAREA", "SELECT"].includes(one.tagName);
+      if (hides && one.scrollWidth > one.clientWidth + 1) faults.push(`${name} hides ${one.scrollWidth - one.clientWidth} px of what is in it`);
+    }
+    return faults;
+  });
+
 /** Looks at the page as it is now, four times: light and dark, wide and narrow. */
 export async function inspect(page, name, seen) {
   for (const colorScheme of ["light", "dark"]) {
@@ -313,6 +338,7 @@ export async function inspect(page, name, seen) {
       await page.screenshot({ path: path.join(output, `page-${where}.png`) });
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       if (wide > 0) seen.push(`${where}: ${wide} px too wide`);
+      for (const line of await cut(page)) seen.push(`${where}: ${line}`);
       for (const line of await axe(page)) seen.push(`${where}: ${line}`);
     }
   }

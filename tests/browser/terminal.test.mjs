@@ -59,11 +59,19 @@ test("what is typed is answered, a reload shows it again, and a restart is follo
 
   await page.locator("#restart-open").click();
   await inspect(page, "terminal-restart", seen);
+  await page.evaluate(() => {
+    window.titles = [];
+    new MutationObserver(() => window.titles.push(document.querySelector("#veil-title").textContent, document.querySelector("#words").textContent)).observe(document.documentElement, { attributeFilter: ["data-state"] });
+  });
   await page.locator('#restart button[value="power-cycle"]').click();
+  await page.locator("#doing", { hasText: "Switching it off and on…" }).waitFor();
   await until("it boots again", async () => (serial.text.match(/tiny: up/g)?.length ?? 0) >= 1 && (await machines(page))[0].pid !== vm.pid);
   await state(page, "connected");
   await until("the page shows the new boot behind the old", async () => ((await shown(page)).match(/tiny:.up/g)?.length ?? 0) >= 1 && /hello|tiny/.test(await shown(page)));
   serial.close();
+  const titles = await page.evaluate(() => window.titles);
+  assert.ok(titles.includes("Switching it off and on…") && !titles.includes("Connection lost"), titles.join(", "));
+  await page.locator("#doing").waitFor({ state: "hidden" });
 
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   await state(page, "ended");
@@ -82,9 +90,14 @@ test("copy and paste, the way out by keyboard, and a reconnect after the server 
   await signUp(page, server.url, "copier");
   const vm = await startDesktop(page);
   await page.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
+  await page.locator("#way", { hasText: "Ctrl+Alt+Shift" }).waitFor();
+  await page.screenshot({ path: path.join(output, "terminal-way.png") });
   await told(page, /tiny: up/);
   await page.keyboard.press("Enter");
   await told(page, /# /);
+  await page.evaluate(() => navigator.clipboard.writeText(""));
+  await page.locator("#paste").click();
+  await until("an empty clipboard is told", async () => /no text in your clipboard/.test(await page.locator("#note").innerText()));
   await page.evaluate(() => navigator.clipboard.writeText("echo pasted$((6 * 7))"));
   await page.locator("#paste").click();
   await told(page, /# echo pasted/);
@@ -99,12 +112,24 @@ test("copy and paste, the way out by keyboard, and a reconnect after the server 
   for (const key of ["Control", "Alt", "Shift"]) await page.keyboard.down(key);
   for (const key of ["Shift", "Alt", "Control"]) await page.keyboard.up(key);
   await until("the tool bar has the focus", async () => (await page.evaluate(() => document.activeElement.id)) === "home");
+  assert.ok(!(await page.locator("#way").isVisible()), "who found the way out is told of it");
 
+  const sockets = [];
+  page.on("websocket", (socket) => sockets.push(socket.url()));
   server.settings = "stop_vms_on_exit = false";
   server.process.kill("SIGKILL");
   await server.exit;
   await state(page, "disconnected");
   await page.screenshot({ path: path.join(output, "terminal-lost.png") });
+  await page.locator(".xterm-helper-textarea").focus();
+  await page.keyboard.type("nobody");
+  assert.ok(!(await page.locator("#note").isVisible()), await page.locator("#note").innerText());
+  assert.match(await page.locator("#veil").innerText(), /what is typed now is lost/);
+  // Nobody has to wait for the countdown.
+  await until("the next try is a while away", async () => /in [5-9] s/.test(await page.locator("#veil-text").innerText()));
+  const before = sockets.length;
+  await page.locator("#retry").click();
+  await until("it is tried at once", () => sockets.length > before, 3);
   server.settings = "stop_vms_on_exit = true";
   await server.run();
   await state(page, "connected");
@@ -115,5 +140,36 @@ test("copy and paste, the way out by keyboard, and a reconnect after the server 
   await told(page, /back 2/);
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   await state(page, "ended");
+  await close();
+});
+
+test("a phone has the keys its keyboard lacks, and Ctrl is held for one of them", async () => {
+  const { page, troubles, close } = await browse({ viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true });
+  await signUp(page, server.url, "thumbs");
+  const vm = await startDesktop(page);
+  await page.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
+  await told(page, /tiny: up/);
+  await page.locator(".xterm").tap();
+  await page.keyboard.press("Enter");
+  await told(page, /# /);
+  // While a program runs, the line shows what is typed: not what the shell makes of it.
+  await page.keyboard.type("echo go$((1 + 1)); cat");
+  await page.keyboard.press("Enter");
+  await told(page, /go2/);
+  for (const key of ["Escape", "Left", "Up", "Down", "Right"]) await page.getByRole("button", { name: key, exact: true }).tap();
+  await told(page, /\^\[\^\[\[D\^\[\[A\^\[\[B\^\[\[C/);
+  const control = page.getByRole("button", { name: "Control, for the next key" });
+  await control.tap();
+  assert.equal(await control.getAttribute("aria-pressed"), "true");
+  await page.screenshot({ path: path.join(output, "terminal-phone-keys.png") });
+  await page.keyboard.type("c");
+  await told(page, /\^C/);
+  assert.equal(await control.getAttribute("aria-pressed"), "false");
+  await page.keyboard.type("echo free$((1 + 1))c");
+  await page.keyboard.press("Enter");
+  await told(page, /free2c/);
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await state(page, "ended");
+  assert.deepEqual(troubles, []);
   await close();
 });

@@ -10,7 +10,7 @@ const server = Server.ofFile("", "stop_grace_seconds = 1");
 
 const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
 
-test("chords and the keyboards of other countries are what the guest gets", { timeout: 120_000 }, async () => {
+test("chords and the keyboards of other countries are what the guest gets, and a black screen is explained", { timeout: 180_000 }, async () => {
   const { page, troubles, close } = await browse();
   await signUp(page, server.url, "chords");
   const vm = await startDesktop(page);
@@ -33,20 +33,34 @@ test("chords and the keyboards of other countries are what the guest gets", { ti
   }
   await showBar(page);
   await page.locator("#text-open").click();
-  const layouts = { gb: ["@#", [42, 40, 43]], fr: ["aq&1", [16, 30, 2, 42, 2]], es: ["ñ@", [39, 100, 3]] };
+  // Letters with an accent are two keys where the layout has the accent as a dead one.
+  const layouts = {
+    gb: ["@#", [42, 40, 43]],
+    fr: ["aq&1êËû", [16, 30, 2, 42, 2, 26, 18, 42, 26, 42, 18, 26, 22]],
+    es: ["ñ@áüÓ´", [39, 100, 3, 40, 30, 42, 40, 22, 40, 42, 24, 40, 57]],
+    de: ["éà", [13, 18, 42, 13, 30]],
+  };
   for (const [layout, [text, wanted]] of Object.entries(layouts)) {
     await page.locator("#layout").selectOption(layout);
     await page.locator("#outgoing").fill(text);
+    assert.doesNotMatch(await page.locator("#text-note").innerText(), /does not have/, text);
     await page.locator("#type").click();
     await keys(layout, wanted);
   }
+
+  // A guest whose screen is black for a while: nobody has to wonder whether the page is broken.
+  serial.send("\nkillall fbdemo; printf '\\033[?25l' > /dev/tty1; cat /dev/zero > /dev/fb0\n");
+  await page.locator("#blank", { hasText: "The guest's screen is black. It may be asleep" }).waitFor({ timeout: 60_000 });
+  await page.screenshot({ path: path.join(output, "tools-blank.png") });
+  serial.send("\nfbdemo > /dev/null &\n");
+  await page.locator("#blank").waitFor({ state: "hidden" });
   serial.close();
   assert.deepEqual(troubles, []);
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   await close();
 });
 
-test("a screenshot is saved, a restart starts again, a refusal stays until it is read, and a stop says who stopped it", { timeout: 180_000 }, async () => {
+test("a screenshot is saved, a restart starts again, a refusal stays until it is read, and a stop says who stopped it", { timeout: 300_000 }, async () => {
   const { page, close } = await browse({ reducedMotion: "reduce", acceptDownloads: true });
   const seen = [];
   await signUp(page, server.url, "tools");
@@ -79,25 +93,84 @@ test("a screenshot is saved, a restart starts again, a refusal stays until it is
   await showBar(page);
   await page.locator("#restart-open").click();
   await page.locator('#restart button[value="reset"]').click();
+  // On a phone too there is something to see meanwhile, and nothing covers it.
+  await page.setViewportSize({ width: 360, height: 740 });
+  await page.locator("#doing", { hasText: "Restarting…" }).waitFor();
+  await page.screenshot({ path: path.join(output, "tools-doing-phone.png") });
+  await page.setViewportSize({ width: 1280, height: 800 });
   await until("why it did not work is told", async () => /QEMU does not restart the VM[^]*Stop it, then start it/.test(await page.locator("#trouble").innerText()));
   process.kill(vm.pid, "SIGCONT");
   await inspect(page, "trouble", seen);
   assert.ok(await page.locator("#trouble").isVisible(), "it is gone by itself");
+
+  // A machine that stands still is told beside it, also while a panel is open, and neither covers the other.
+  const still = `retry: 600000\nevent: vm\ndata: ${JSON.stringify({ ...vm, paused: "disk full" })}\n\n`;
+  await page.route("**/events", (route) => route.fulfill({ contentType: "text/event-stream", body: still }));
+  await page.evaluate(() => {
+    for (const seen of ["hidden", "visible"]) {
+      Object.defineProperty(document, "visibilityState", { configurable: true, get: () => seen });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }
+  });
+  await until("it is told", async () => /the server's disk is full[^]*Resume/.test(await page.locator("#warning").innerText()));
+  for (const size of [{ width: 360, height: 740 }, { width: 1280, height: 800 }]) {
+    await page.setViewportSize(size);
+    await showBar(page);
+    for (const tool of ["view", "text"]) {
+      await page.locator(`#${tool}-open`).click();
+      await page.screenshot({ path: path.join(output, `tools-stacked-${tool}-${size.width}.png`) });
+      const covered = await page.evaluate((panel) => {
+        const buttons = ["#warning-act", "#trouble-close", `#${panel} h2`].map((one) => document.querySelector(one));
+        return buttons.filter((one) => {
+          const box = one.getBoundingClientRect();
+          return !one.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2));
+        }).map((one) => one.outerHTML);
+      }, tool);
+      assert.deepEqual(covered, [], `${tool} ${size.width}`);
+    }
+    await page.keyboard.press("Escape");
+  }
+  await page.unroute("**/events");
+  assert.ok(!(await page.locator("#doing").isVisible()));
   await page.locator("#trouble-close").click();
   assert.ok(!(await page.locator("#trouble").isVisible()));
 
   await showBar(page);
   await page.locator("#restart-open").click();
+  await page.evaluate(() => {
+    window.titles = [];
+    new MutationObserver(() => window.titles.push(document.querySelector("#veil-title").textContent, document.querySelector("#words").textContent)).observe(document.documentElement, { attributeFilter: ["data-state"] });
+  });
   await page.locator('#restart button[value="power-cycle"]').click();
+  await page.locator("#doing", { hasText: "Switching it off and on…" }).waitFor();
   await until("it is another QEMU", () => server.sql(`select pid <> ${vm.pid} from vms where vmid = '${vm.vmid}'`) === "t");
   await state(page, "connected");
   await bars(page);
   await page.screenshot({ path: path.join(output, "tools-restarted.png") });
+  const titles = await page.evaluate(() => window.titles);
+  assert.ok(titles.includes("Switching it off and on…") && !titles.includes("Connection lost"), titles.join(", "));
+  await page.locator("#doing").waitFor({ state: "hidden" });
 
+  // What would be lost is not known when the machine is not: the problem comes first, and nothing is asked.
+  await page.route(/\/vms\b/, (route) => route.fulfill({ status: 503, contentType: "application/problem+json", body: JSON.stringify({ detail: "The database is away. Try again in a moment." }) }));
+  await showBar(page);
+  await page.locator("#stop-open").click();
+  await until("the problem is told", async () => /The database is away/.test(await page.locator("#trouble").innerText()));
+  assert.ok(!(await page.locator("#stop").isVisible()));
+  await page.unrouteAll();
+  await page.locator("#trouble-close").click();
+
+  let release;
+  const held = new Promise((done) => (release = done));
+  await page.route("**/stop", async (route) => (await held, route.continue()));
   await showBar(page);
   await page.locator("#stop-open").click();
   await page.locator('#stop button[value="stop"]').click();
+  await page.locator("#doing", { hasText: "Shutting down…" }).waitFor();
+  await page.screenshot({ path: path.join(output, "tools-stopping.png") });
+  release();
   await state(page, "ended");
+  assert.ok(!(await page.locator("#doing").isVisible()));
   assert.match(await page.locator("#veil").innerText(), /Your desktop has stopped[^]*You stopped it/);
   assert.deepEqual(seen, []);
   serial.close();
