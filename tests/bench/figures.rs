@@ -165,6 +165,7 @@ fn launch_bare(iso: &Path) -> Duration {
         cd: Some(files[0].as_raw_fd()),
         disks: &[],
         order: BootOrder::Cd,
+        viewers: 250,
         run_dir: folder.path(),
         vnc: Vnc::Unix,
         network: Network::Restricted,
