@@ -82,11 +82,15 @@ fn halves(folder: &Path, age: Duration) -> Vec<Leftover> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| {
         let about = entry.metadata().ok().filter(|about| !about.is_dir())?;
-        let named = UNIX_EPOCH + Duration::from_secs(u64::try_from(about.ctime()).unwrap_or(0));
+        let name = entry.file_name();
+        let name = name.to_str()?;
+        // A copy is as old as its last byte.
+        let at = if name.ends_with(images::COPY_ENDING) { about.mtime() } else { about.ctime() };
+        let named = UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0));
         let is_old = SystemTime::now().duration_since(named).is_ok_and(|since| since >= age);
         let bytes = if about.nlink() > 1 { 0 } else { about.len() };
         let leftover = Leftover { path: entry.path(), bytes, why: "image half in its place", upload: None };
-        (is_old && images::is_half(entry.file_name().to_str()?)).then_some(leftover)
+        (is_old && images::is_half(name)).then_some(leftover)
     });
     found.collect()
 }

@@ -7,7 +7,7 @@ import { fact } from "./rows.js";
 const EVERY_MS = 5000;
 const ABSENT = "This server does not measure its host yet, so there is nothing to show here.";
 
-const percent = (value) => `${Math.round(value)} %`;
+const percent = (value) => (value === null ? "not known" : `${Math.round(value)} %`);
 
 /** A rate in bits a second. */
 function rate(bps) {
@@ -15,9 +15,22 @@ function rate(bps) {
   return `${Number((bps / size).toFixed(1))} ${unit}`;
 }
 
+/** The share of the last ten seconds in which something waited for it; what the kernel does not tell is left out. */
+function pressure({ cpu, memory, io }) {
+  const known = [["CPU", cpu], ["memory", memory], ["disk", io]].filter(([, value]) => value !== null);
+  return known.map(([name, value]) => `${name} ${percent(value)}`).join(", ");
+}
+
+function disk({ percent: used, free_gb: free, inodes_percent: inodes, measured }) {
+  if (measured === false) return "does not answer";
+  return `${percent(used)}, ${Math.round(free)} GB free${inodes >= 50 ? `, ${percent(inodes)} of its files` : ""}`;
+}
+
 function showNow(now) {
   const facts = [fact("CPU", `${percent(now.cpu_percent)}, load ${now.load.map((one) => one.toFixed(1)).join(" ")}`), fact("Memory", `${percent(now.memory.percent)} of ${megabytes(now.memory.total_mb)}`)];
-  for (const { path, percent: used, free_gb: free } of now.volumes) facts.push(fact(`Disk ${path}`, `${percent(used)}, ${Math.round(free)} GB free`));
+  if (now.swap.total_mb > 0) facts.push(fact("Swap", `${percent(now.swap.percent)} of ${megabytes(now.swap.total_mb)}`));
+  for (const volume of now.volumes) facts.push(fact(`Disk ${volume.path}`, disk(volume)));
+  if (pressure(now.pressure)) facts.push(fact("Waiting for", pressure(now.pressure)));
   facts.push(fact("Network", `${rate(now.network.rx_bps)} in, ${rate(now.network.tx_bps)} out`), fact("Desktops", String(now.vms)));
   $("host-now").replaceChildren(...facts);
 }
