@@ -394,7 +394,7 @@ fn ports_run_out_with_a_word_when_to_come_back_and_come_back() {
     let metrics = server.call("GET", "/metrics", &common::admin(&server), &Value::Null);
     let metrics = String::from_utf8(metrics.body).expect("text");
     for line in [
-        "vmshare_ports{kind=\"http\",state=\"cooling\"} 1",
+        "vmshare_ports{profile=\"custom\",kind=\"http\",state=\"cooling\"} 1",
         "vmshare_launches_total{result=\"refused\",why=\"ports_exhausted\"} 2",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");

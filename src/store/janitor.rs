@@ -205,6 +205,7 @@ mod tests {
             layout.uploads("u1").join(&ids[1]),
             layout.uploads("u1").join(&ids[2]),
             layout.images(None).join(".a.iso.1.part"),
+            layout.images(None).join(".a.iso.new"),
         ];
         expected.sort();
         assert_eq!(found, expected);

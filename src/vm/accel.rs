@@ -371,11 +371,11 @@ mod tests {
     #[test]
     fn kvm_is_chosen_only_where_the_probe_guest_runs_under_it() {
         let place = Place::new();
-        let choice = place.choose(PATIENT);
-        let proof = trial(&place.host(), Accel::Kvm, PATIENT).unwrap();
+        let choice = place.choose(DEADLINE);
+        let proof = trial(&place.host(), Accel::Kvm, DEADLINE).unwrap();
         assert_eq!(choice.accel == Accel::Kvm, proof == Trial::Proven, "{choice:?} {proof:?}");
-        // Where the device is missing or lies, the reason must be QEMU's own word.
-        assert!(choice.accel == Accel::Kvm || choice.why.starts_with("the trial under KVM failed: "), "{choice:?}");
+        // Where the device is missing or lies, the reason must be what came of the trial: QEMU's own word, or that it stands still.
+        assert!(choice.accel == Accel::Kvm || choice.why.starts_with("the trial under KVM "), "{choice:?}");
     }
 
     #[test]
