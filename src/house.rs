@@ -162,6 +162,8 @@ pub struct House {
     pub stopping: Cell<bool>,
     /// Set once the rows of a former run were looked after; launches wait for it.
     pub swept: Cell<bool>,
+    /// Power cycles of a former server that are gone on with.
+    pub going_on: Cell<u32>,
     /// Consoles that are being brought to the disk because the server ends.
     pub spooling: Cell<u32>,
 }

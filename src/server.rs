@@ -563,7 +563,7 @@ impl Server {
     fn is_over(&self) -> bool {
         let Some(until) = self.ending else { return false };
         let vms_left = self.cx.config.stop_vms_on_exit && !self.cx.vms.is_empty();
-        let launches_left = !self.cx.launches.is_empty();
+        let launches_left = !self.cx.launches.is_empty() || self.cx.going_on.get() > 0;
         let written = self.cx.diary.depth() == 0 && self.cx.spooling.get() == 0;
         (self.conns.is_empty() && !vms_left && !launches_left && written) || self.cx.now() >= until
     }

@@ -282,9 +282,14 @@ fn under_the_journal_each_line_has_a_priority_and_no_time_of_its_own() {
         .stderr(OwnedFd::from(theirs))
         .spawn()
         .expect("the server starts");
+    ours.set_read_timeout(Some(common::PATIENT)).expect("a deadline");
     let mut said = Vec::new();
     for line in BufReader::new(ours).lines() {
-        said.push(line.expect("a line"));
+        let Ok(line) = line else {
+            let _ = server.kill();
+            panic!("it says no more: {said:?}");
+        };
+        said.push(line);
         if said.last().is_some_and(|line| line.contains("database ready")) {
             let told = std::process::Command::new("kill").args(["-TERM", &server.id().to_string()]).status();
             assert!(told.expect("kill").success());

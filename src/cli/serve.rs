@@ -104,6 +104,7 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
         orders: Vec::new().into(),
         stopping: false.into(),
         swept: false.into(),
+        going_on: 0.into(),
         spooling: 0.into(),
         config: Arc::clone(&config),
     });

@@ -167,13 +167,15 @@ fn stop(db: &mut CliDb, config: &Config, vmid: &str) -> Result<VmRow, String> {
     let row = find(db, vmid)?;
     let (pid, start, qemu) = hold(&row)?;
     let began = db.run(|c| {
-        let began = vms::begin_stop_now(c, vmid, pid, start, WHY)?;
-        // Somebody's stop that waits for the guest is under way: this one does not.
-        if began || row.state == VmState::Stopping {
-            note(c, "stop vm", vmid, "at once")?;
-            return Ok(true);
-        }
-        Ok(false)
+        c.atomically(|c| {
+            let began = vms::begin_stop_now(c, vmid, pid, start, WHY)?;
+            // Somebody's stop that waits for the guest is under way: this one does not.
+            if began || row.state == VmState::Stopping {
+                note(c, "stop vm", vmid, "at once")?;
+                return Ok(true);
+            }
+            Ok(false)
+        })
     })?;
     if !began {
         return Err(format!("VM {vmid} is just being restarted, or has just ended: look at it again in a moment"));
@@ -264,6 +266,7 @@ fn finish(db: &mut CliDb, config: &Config, vmid: &str) -> Result<VmRow, String> 
         let why = crate::db::events::stopping_because_now(c, vmid)?;
         vms::finish_now(c, vmid, VmState::Stopped, why.as_deref().unwrap_or(WHY), cooldown)
     })?;
+    crate::vm::scroll::remove(&config.base_dir, vmid);
     let folder = config.base_dir.join("runs").join(vmid);
     match std::fs::remove_dir_all(&folder) {
         Err(e) if e.kind() != ErrorKind::NotFound => {

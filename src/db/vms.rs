@@ -339,14 +339,12 @@ pub async fn change_state(
 /// # Errors
 /// PostgreSQL's.
 pub fn begin_stop_now(conn: &mut Conn, vmid: &str, pid: u32, start: u64, why: &str) -> Result<bool, Error> {
-    conn.atomically(|conn| {
-        let (pid, start) = process(pid, start);
-        let changed = conn.execute(include_str!("../../sql/vms/begin_stop.sql"), &[&vmid, &pid, &start])? == 1;
-        if changed {
-            events::vm_now(conn, vmid, VmState::Stopping.text(), why)?;
-        }
-        Ok(changed)
-    })
+    let (pid, start) = process(pid, start);
+    let changed = conn.execute(include_str!("../../sql/vms/begin_stop.sql"), &[&vmid, &pid, &start])? == 1;
+    if changed {
+        events::vm_now(conn, vmid, VmState::Stopping.text(), why)?;
+    }
+    Ok(changed)
 }
 
 /// Ends a VM and lets its ports cool down. Doing it twice is as once. Returns the row as it is then.

@@ -50,7 +50,8 @@ impl Ring {
     /// A copy of what is kept.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        self.bytes.iter().copied().collect()
+        let (front, back) = self.bytes.as_slices();
+        [front, back].concat()
     }
 
     /// Takes what comes next; as much as before goes.

@@ -7,7 +7,7 @@ use super::Volume;
 use super::probe::volume;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How long all volumes together may take before a sample goes on with what was known of them.
@@ -18,6 +18,8 @@ pub struct Aside<A> {
     asked: SyncSender<()>,
     answers: Receiver<A>,
     is_busy: bool,
+    /// Its thread is gone: a panic ended it.
+    pub is_over: bool,
 }
 
 impl<A: Send + 'static> Aside<A> {
@@ -31,7 +33,7 @@ impl<A: Send + 'static> Aside<A> {
             while questions.recv().is_ok() && answer.send(work()).is_ok() {}
         };
         std::thread::Builder::new().name(name.into()).spawn(serve)?;
-        Ok(Self { asked, answers, is_busy: false })
+        Ok(Self { asked, answers, is_busy: false, is_over: false })
     }
 
     /// Asks, unless it still works; true when it is free to.
@@ -45,9 +47,16 @@ impl<A: Send + 'static> Aside<A> {
 
     /// The answer, when it is there or comes within `patience`.
     pub fn answer(&mut self, patience: Duration) -> Option<A> {
-        let answer = self.answers.recv_timeout(patience).ok()?;
-        self.is_busy = false;
-        Some(answer)
+        match self.answers.recv_timeout(patience) {
+            Ok(answer) => {
+                self.is_busy = false;
+                Some(answer)
+            }
+            Err(e) => {
+                self.is_over |= e == RecvTimeoutError::Disconnected;
+                None
+            }
+        }
     }
 }
 
@@ -103,6 +112,8 @@ impl Known {
         match self.aside.as_mut().and_then(|aside| aside.answer(patience)) {
             Some(volume) => self.last = volume,
             None => {
+                // Another one is asked the next time.
+                self.aside.take_if(|aside| aside.is_over);
                 self.last.iter_mut().for_each(|last| last.is_measured = false);
                 if was_measured && self.last.is_some() {
                     log::warn!(

@@ -375,6 +375,10 @@ impl State {
         }
         let Some(walk) = &mut self.walk else { return false };
         let found = walk.answer(Duration::ZERO).flatten();
+        if walk.is_over {
+            (self.walk, self.walk_next) = (None, now + WALK_PAUSE);
+            return false;
+        }
         walk.ask();
         let Some(found) = found else { return false };
         self.storage = Some(Arc::new(found));

@@ -83,7 +83,11 @@ async fn adopt(cx: &Cx, row: VmRow) -> bool {
         Err(BETWEEN) => {
             // It may take as long as a boot, and there may be a class of them: nobody waits for it.
             let story = Rc::clone(cx);
-            cx.spawner.spawn("go on with a power cycle", async move { go_on(&story, &row).await });
+            story.going_on.set(story.going_on.get() + 1);
+            cx.spawner.spawn("go on with a power cycle", async move {
+                go_on(&story, &row).await;
+                story.going_on.set(story.going_on.get() - 1);
+            });
             return true;
         }
         Err(why) => {
@@ -142,9 +146,14 @@ async fn go_on(cx: &Cx, row: &VmRow) {
     let started = async {
         strays_ended.await?;
         cx.hypervisor.looked.wait().await;
+        if cx.stopping.get() {
+            // The next server ends it.
+            return Ok(None);
+        }
         let process = restart::spawn(cx, row, cx.hypervisor.accel()).await?;
+        scroll::take_back(cx, &process).await;
         match restart::come_up(cx, row, &process).await {
-            Ok(row) => Ok((process, row)),
+            Ok(row) => Ok(Some((process, row))),
             Err(problem) => {
                 real::kill(cx, &process).await;
                 Err(problem)
@@ -152,8 +161,9 @@ async fn go_on(cx: &Cx, row: &VmRow) {
         }
     };
     let vm = match started.await {
-        Ok((process, Some(row))) => live(cx, &row, &process).await,
-        Ok((_, None)) => Err(restart::being_stopped()),
+        Ok(None) => return,
+        Ok(Some((process, Some(row)))) => live(cx, &row, &process).await,
+        Ok(Some((_, None))) => Err(restart::being_stopped()),
         Err(problem) => Err(problem),
     };
     match vm {
@@ -162,8 +172,14 @@ async fn go_on(cx: &Cx, row: &VmRow) {
             cx.bus.publish(&vm, cx.now());
         }
         Err(problem) => {
-            log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "it could not be started again: {}", problem.detail);
-            ended(cx, row, VmState::Failed, &problem.detail).await;
+            // The command line may have ended it meanwhile.
+            match cx.db(events::stopping_because(&cx.db, row.vmid.clone())).await.ok().flatten() {
+                Some(why) => ended(cx, row, VmState::Stopped, &why).await,
+                None => {
+                    log::error!(vmid:% = row.vmid, user = row.user_login.as_str(); "it could not be started again: {}", problem.detail);
+                    ended(cx, row, VmState::Failed, &problem.detail).await;
+                }
+            }
         }
     }
 }

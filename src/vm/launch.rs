@@ -306,13 +306,16 @@ impl Launches {
     }
 }
 
+/// Refusals that are a fault of the server's, and nobody's who asked.
+const FAULTS: [&str; 4] = ["disk_failed", "disk_busy", "network_unavailable", "not_isolated"];
+
 /// Counts a launch, and writes it down: here and not where it was asked for, because who asked may have left, and others may have joined.
 async fn tell(cx: &Cx, wish: &Wish, asker: &Asker, outcome: &Outcome) {
     let (result, why) = match outcome {
         Ok((_, How::Started)) => ("started", ""),
         Ok((_, How::AlreadyRunning)) => ("running", ""),
         Err(problem) if problem.code == CANCELLED => ("cancelled", ""),
-        Err(problem) if problem.status == 500 => ("failed", problem.code),
+        Err(problem) if problem.status == 500 || FAULTS.contains(&problem.code) => ("failed", problem.code),
         Err(problem) => ("refused", problem.code),
     };
     cx.metrics.launch(result, why, cx.now() - asker.at);

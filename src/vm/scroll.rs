@@ -61,13 +61,15 @@ async fn write(cx: &Cx, process: &Process) {
         (line.end(), line.kept())
     };
     let (folder, vmid) = (folder(&cx.config.base_dir), process.vmid.to_string());
-    let written = cx.disk(move || {
+    // Queues in turn: at the end of a server all of them come at once.
+    let written = cx.store(move || {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let half = folder.join(format!("{vmid}.new"));
+        let half = folder.join(format!("{vmid}.new-{}", crate::random::hex_id()));
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&half)?;
-        std::io::Write::write_all(&mut file, &bytes)?;
-        std::fs::rename(half, folder.join(vmid))
+        let written =
+            std::io::Write::write_all(&mut file, &bytes).and_then(|()| std::fs::rename(&half, folder.join(vmid)));
+        written.inspect_err(|_| drop(std::fs::remove_file(&half)))
     });
     match written.await {
         Ok(Ok(())) => process.spooled.set(end),
@@ -102,19 +104,18 @@ pub(super) async fn take_back(cx: &House, process: &Process) {
 }
 
 /// Removes a VM's file. Blocks.
-pub(super) fn remove(base: &Path, vmid: &str) {
-    for name in [vmid.to_owned(), format!("{vmid}.new")] {
-        let _ = std::fs::remove_file(folder(base).join(name));
-    }
+pub fn remove(base: &Path, vmid: &str) {
+    let _ = std::fs::remove_file(folder(base).join(vmid));
 }
 
-/// Removes the files of VMs that `kept` does not name. Blocks.
+/// Removes the files of VMs that `kept` does not name, at a start. Blocks.
 pub(super) fn sweep(base: &Path, kept: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(folder(base)).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let vmid = name.strip_suffix(".new").unwrap_or(&name);
-        if super::Vmid::parse(vmid).is_some() && !kept(vmid) {
-            remove(base, vmid);
+        // Nobody is writing yet: what is half is of a server that was killed.
+        let is_half = name.contains(".new-");
+        if is_half || super::Vmid::parse(&name).is_some() && !kept(&name) {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

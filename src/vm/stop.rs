@@ -48,7 +48,7 @@ async fn stop_within(cx: &Cx, vm: &Rc<Vm>, why: &str, grace: Duration) -> Result
         vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
     // A database that is away must not keep a VM alive.
     if let Ok(Some(row)) = cx.db(stopping).await
-        && vm.ended.get().is_none()
+        && vm.is_up()
     {
         vm.row.replace(row);
         cx.bus.publish(vm, cx.now());

@@ -79,6 +79,8 @@ async fn open(cx: Cx, req: Rc<Req>, console: Console) -> Result<Response, Proble
         Console::Serial => (shared(&cx, &viewer.vm)?, TextPolicy::Accept, Tracker::Typed),
     };
     still_welcome(&cx, &req, &viewer).await?;
+    // Again: many may have been let in while QEMU was connected.
+    has_room(&cx, &viewer)?;
     let ticket = ticket(&cx, &req, viewer, console);
     let relay = Relay::new(back, Decoder::new(text), tracker, ticket);
     let mut response = Response::empty(101)

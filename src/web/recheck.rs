@@ -46,9 +46,8 @@ fn open(cx: &Cx) -> HashSet<TokenHash> {
     for vm in cx.vms.all() {
         let viewers = vm.viewers.all();
         tokens.extend(viewers.iter().filter(|viewer| viewer.kind != Kind::Link).map(|viewer| viewer.token));
-        for viewer in viewers.iter().filter(|viewer| viewer.kind == Kind::Link) {
-            tokens.remove(&viewer.token);
-        }
+        let links = vm.shares.borrow();
+        tokens.retain(|token| !links.contains_key(token));
     }
     tokens
 }

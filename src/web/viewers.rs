@@ -119,6 +119,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let control = vm.viewers.of(&token).map_or(control, |viewer| viewer.control.get());
     let feed = Feed::new(cx.notify());
     subscribe(&cx, &vm, (kind, token), &feed)?;
+    super::recheck::begin(&cx);
     cx.bus.tell_viewer(vm.vmid, &token, &told(kind, control));
     let mut response = super::events::headers();
     response.body = Body::Events(feed);

@@ -44,7 +44,7 @@ pub async fn run_iso(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         return Err(Problem::unavailable("starting", "The server is starting or stopping. Try again in a moment.", 2));
     }
     cx.hypervisor.qemu()?;
-    let (login, req_id) = (caller.user.login.clone(), req.id.clone());
+    let (login, req_id, ip) = (caller.user.login.clone(), req.id.clone(), req.ip.to_string());
     let seat = cx.launches.join(&cx, wish, Asker { login, ip, req: req_id, at: cx.now() }).await;
     // When the browser leaves, the seat is left; the launch goes on for whoever else waits, or for a reload.
     let (row, how) = req.gone.or(seat.outcome()).await??;

@@ -45,16 +45,19 @@ export const alerts = () =>
 
 /** Says on the tab how much is over its limit now, and goes on doing so. */
 export async function countAlerts() {
+  let timer;
   const count = async () => {
     if (document.visibilityState !== "visible") return true;
-    const answer = await call("GET", "/admin/alerts?limit=200").catch((problem) => ([401, 404].includes(problem.status) ? null : {}));
+    const answer = await call("GET", "/admin/alerts?limit=100").catch((problem) => ([401, 404].includes(problem.status) ? null : {}));
     const now = answer?.alerts?.filter((alert) => !alert.ended).length;
     if (now !== undefined) $("alerts-now").textContent = now ? ` (${now})` : "";
+    // Nobody is asked any more for who is signed out.
+    if (!answer) clearInterval(timer);
     return answer;
   };
   // A server that does not watch its host has none, also later.
   if (!(await count())) return;
-  setInterval(count, COUNT_MS);
+  timer = setInterval(count, COUNT_MS);
 }
 
 const isId = (text) => /^[0-9a-f]{12}$/.test(text);

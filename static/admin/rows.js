@@ -38,12 +38,14 @@ export function pages({ name, path, rows, line, empty, absent, prepare, drawn = 
   let later;
   let timer;
   let went = false;
+  let loading = 0;
   let last = "";
 
   const load = async (before, again) => {
     const turn = ++asked;
     const words = search?.value.trim() ?? "";
     const query = new URLSearchParams({ limit: "50", ...(words && { q: words }), ...(before && { before }) });
+    loading += 1;
     try {
       await prepare?.();
       const answer = await call("GET", `${path}?${query}`);
@@ -66,6 +68,8 @@ export function pages({ name, path, rows, line, empty, absent, prepare, drawn = 
         clearInterval(timer);
         notice(none, absent);
       } else if (error.textContent !== problem.message) error.textContent = problem.message;
+    } finally {
+      loading -= 1;
     }
     if (more) more.hidden = next === null;
   };
@@ -74,7 +78,7 @@ export function pages({ name, path, rows, line, empty, absent, prepare, drawn = 
     clearTimeout(later);
     later = setTimeout(load, 250);
   });
-  const look = () => document.visibilityState === "visible" && !went && !list.contains(document.activeElement) && load(undefined, true);
+  const look = () => document.visibilityState === "visible" && !went && !loading && !list.contains(document.activeElement) && load(undefined, true);
   const open = () => {
     clearInterval(timer);
     if (every) timer = setInterval(look, every);

@@ -89,11 +89,10 @@ function line(user, me) {
   return item;
 }
 
-/** `12.3 of 25 GB stored`, or nothing. */
+/** What he keeps of images, uploads and disks, or nothing; the quota beside it is of each kind, and of disks by the size a guest sees. */
 function storedBy(user) {
   if (!stored.size) return "";
-  const gb = Number((stored.get(user.login) ?? 0).toFixed(1));
-  return user.quota_gb ? `${gb} of ${user.quota_gb} GB stored` : `${gb} GB stored`;
+  return `${Number((stored.get(user.login) ?? 0).toFixed(1))} GB stored`;
 }
 
 async function measure() {

@@ -36,7 +36,7 @@ function makeTile(acts, changed) {
 function factsOf(vm, load) {
   const parts = [];
   if (load && load.cpu_percent !== null) parts.push([`CPU ${Math.round(load.cpu_percent)} %`]);
-  if (load) parts.push([`${megabytes(load.rss_mb)} used`]);
+  if (load?.rss_mb) parts.push([`${megabytes(load.rss_mb)} used`]);
   if (vm.connected) parts.push(["somebody looks"]);
   if (vm.idle_s !== null) parts.push([vm.idle_s < 60 ? "in use" : `idle ${span(vm.idle_s * 1000)}`, `Last used ${exactly(serverNow() - vm.idle_s * 1000)}`]);
   if (vm.started_at) parts.push([`up ${span(serverNow() - Date.parse(vm.started_at))}`, `Since ${exactly(vm.started_at)}`]);

@@ -9,6 +9,7 @@ const CYCLING = "Switching it off and on…";
 let countdown;
 /** The machine is switched off and on: that its screen goes meanwhile is no lost connection. */
 let isCycling = false;
+let tries = 0;
 
 function state(name) {
   clearInterval(countdown);
@@ -39,9 +40,11 @@ function veil({ title, text, spin = false, retry = false, home = false }) {
 
 /** A (new) connection is being made. */
 export function connecting(attempt) {
+  tries = attempt;
   state("connecting");
   if (attempt === 0) veil({ title: "Connecting to your desktop", text: "One moment…", spin: true });
-  else if (isCycling) veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, home: true });
+  // Two tries later it is no power cycle any more.
+  else if (isCycling && attempt <= 2) veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, retry: true, home: true });
   else veil({ title: "Connection lost", text: "Trying again now…", spin: true, home: true });
 }
 
@@ -55,7 +58,7 @@ export function connected() {
 
 /** The connection is gone: keeps the last frame, dimmed, and counts down to the next try. */
 export function lost(canvas, nextTry, startsAgain) {
-  isCycling ||= startsAgain;
+  isCycling = startsAgain || (isCycling && tries <= 2);
   state("disconnected");
   if (canvas?.width) {
     const frozen = $("frozen");
@@ -64,7 +67,7 @@ export function lost(canvas, nextTry, startsAgain) {
     frozen.getContext("2d").drawImage(canvas, 0, 0);
     frozen.hidden = false;
   }
-  if (isCycling) return veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, home: true });
+  if (isCycling) return veil({ title: CYCLING, text: "Its screen comes back in a moment.", spin: true, retry: true, home: true });
   const tell = () => {
     const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
     veil({ title: "Connection lost", text: `Your desktop goes on without you. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });

@@ -9,7 +9,7 @@ import { when } from "../shared/when.js";
 import { bytes, span } from "../shared/words.js";
 
 const SMALLEST = 10 << 20;
-const WAIT_MS = 20_000;
+const WAIT_MS = 25_000;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];

@@ -35,7 +35,7 @@ function session(state) {
 }
 
 /** Somebody is signed in: asks what they may start, and listens. `me` is the answer of /auth/me. */
-async function enter(me) {
+async function enter(me, attempt = 0) {
   const mine = ++turn;
   if (who !== me.user.id) {
     dropUpload();
@@ -47,16 +47,16 @@ async function enter(me) {
   notice($("banner"), "");
   showLaunchError("");
   deafen();
-  for (let attempt = 0; ; attempt += 1) {
-    const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
-    if (mine !== turn) return;
-    notice($("banner"), problem ? `${problem.message} Trying again…` : "", "warn");
-    if (!problem) break;
+  const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
+  if (mine !== turn) return;
+  if (problem) {
+    notice($("banner"), `${problem.message} Trying again…`, "warn");
     // A desktop that runs can be used without knowing what else there is.
     if (alive(me.vm)) show(me.vm);
     else showLoading();
     await new Promise((later) => setTimeout(later, waitBefore(attempt)));
-    if (mine !== turn) return;
+    // How the desktop is by then is asked again.
+    return mine === turn ? begin(attempt + 1) : undefined;
   }
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
@@ -240,15 +240,15 @@ async function logOut() {
   }
 }
 
-async function begin() {
+async function begin(attempt = 0) {
   try {
     const { signed_in: known } = await about();
-    if (known) await enter(await call("GET", "/auth/me"));
+    if (known) await enter(await call("GET", "/auth/me"), attempt);
     else ended();
   } catch (problem) {
     if (problem.status === 401) return;
     notice($("banner"), `${problem.message} Trying again…`, "warn");
-    setTimeout(begin, RETRY_MS);
+    setTimeout(() => begin(attempt), RETRY_MS);
   }
 }
 

@@ -8,6 +8,8 @@ const DOING = { save: "Taking", restore: "Going back to", delete: "Removing" };
 
 const RETRY_MS = 5000;
 
+let again;
+let listed = "";
 let vmid = null;
 let busy = false;
 
@@ -61,12 +63,20 @@ async function load() {
   } catch (problem) {
     if (vmid !== of || problem.status === 401) return;
     if (!$("snapshot-error").textContent) tell(`Your snapshots cannot be listed. ${problem.message}`, "list");
-    return void setTimeout(() => vmid === of && load(), RETRY_MS);
+    clearTimeout(again);
+    again = setTimeout(() => vmid === of && load(), RETRY_MS);
+    return;
   }
   if (vmid !== of) return;
   if ($("snapshot-error").dataset.of === "list") tell("");
   $("snapshot-none").hidden = answer.snapshots.length > 0;
+  // What is the same stays, and the focus in it.
+  const text = JSON.stringify([of, answer.snapshots]);
+  if (text === listed) return;
+  listed = text;
+  const lost = $("snapshot-list").contains(document.activeElement);
   $("snapshot-list").replaceChildren(...answer.snapshots.map(line));
+  if (lost) $("snapshot-name").focus();
 }
 
 /** Shows the snapshots of `vm`, or nothing for none. */
@@ -83,6 +93,7 @@ export function showSnapshots(vm) {
   } else if (vmid !== vm.vmid) {
     vmid = vm.vmid;
     $("snapshot-list").replaceChildren();
+    listed = "";
     tell("");
     load();
   } else if (was && !busy) {

@@ -52,7 +52,9 @@ export async function call(method, path, body) {
   }
   noteClock(answer.headers.get("Date"));
   if (answer.status === 204) return null;
-  const json = await answer.json().catch(() => null);
+  const json = await answer.json().catch(() => undefined);
+  // Cut off in the middle, as by a page that is left.
+  if (answer.ok && json === undefined) throw new Problem(0, { detail: UNREACHABLE, code: "unreachable" });
   if (answer.ok) return json;
   const problem = new Problem(answer.status, json ?? {});
   if (answer.status === 401 && problem.code !== "bad_credentials") signedOut(problem);

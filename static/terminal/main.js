@@ -13,7 +13,7 @@ import { openScreen } from "./screen.js";
 
 const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
 const SILENCE_MS = 3000;
-const CYCLING = { title: "Switching it off and on…", text: "Its terminal comes back in a moment.", spin: true, home: true };
+const CYCLING = { title: "Switching it off and on…", text: "Its terminal comes back in a moment.", spin: true, retry: true, home: true };
 
 const address = readAddress(location, "serial");
 let connection = null;
@@ -22,6 +22,7 @@ let news = null;
 let countdown;
 /** The machine is switched off and on: that its terminal goes meanwhile is no lost connection. */
 let isCycling = false;
+let tries = 0;
 let silence;
 
 function state(name) {
@@ -65,7 +66,7 @@ async function end(why) {
 }
 
 function lost(nextTry, startsAgain) {
-  isCycling ||= startsAgain;
+  isCycling = startsAgain || (isCycling && tries <= 2);
   state("disconnected");
   if (isCycling) return veil(CYCLING);
   const tell = () => {
@@ -91,9 +92,10 @@ function connect() {
   connection = keepConnected({
     url: socketUrl(address),
     onConnecting(attempt) {
+      tries = attempt;
       state("connecting");
       if (attempt === 0) veil({ title: "Connecting to your terminal", text: "One moment…", spin: true });
-      else veil(isCycling ? CYCLING : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
+      else veil(isCycling && attempt <= 2 ? CYCLING : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
     },
     onConnected() {
       isCycling = false;

@@ -24,8 +24,8 @@ const history = (count, step, cpu) => {
   return { step_s: step, at, cpu_percent: wave(cpu), memory_percent: wave(60), disk_percent: wave(40), load: wave(6), rx_bps: wave(9e6), tx_bps: wave(4e8), vms: wave(40) };
 };
 const NOW = {
-  at: "2026-11-23T10:11:03Z", cpu_percent: 42.4, load: [1.25, 0.9, 0.4], memory: { total_mb: 65536, available_mb: 20000, percent: 69.5 }, swap: null, pressure: null,
-  volumes: [{ path: "/var/lib/vmshare", total_gb: 900, free_gb: 412.3, percent: 54.1, inodes_percent: 2 }], network: { rx_bps: 1.5e6, tx_bps: 2.5e8 }, vms: 2,
+  at: "2026-11-23T10:11:03Z", cpu_percent: 42.4, load: [1.25, 0.9, 0.4], memory: { total_mb: 65536, available_mb: 20000, percent: 69.5 }, swap: { total_mb: 8192, free_mb: 4096, percent: 50 }, pressure: { cpu: 1.5, memory: 0, io: null },
+  volumes: [{ path: "/var/lib/vmshare", total_gb: 900, free_gb: 412.3, percent: 54.1, inodes_percent: 62, measured: true }, { path: "/srv", total_gb: 0, free_gb: 0, percent: 0, inodes_percent: 0, measured: false }], network: { rx_bps: 1.5e6, tx_bps: 2.5e8 }, vms: 2,
 };
 const ALERTS = [
   { id: 2, rule: "disk", subject: "/var/lib/vmshare", state: "firing", value: 93.2, threshold: 85, text: "is 93 % full: remove images or VMs", since: "2026-11-23T10:11:03Z", ended: null },
@@ -141,7 +141,7 @@ test("people, invitations and what happened are found and changed", async () => 
   await row.getByLabel("Quota of alice").fill("25");
   await page.keyboard.press("Tab");
   await until("the quota is hers", () => server.sql("select quota_gb from users where login = 'alice'") === "25");
-  await until("what she keeps is told", async () => /12\.3 of 25 GB stored/.test(await row.innerText()));
+  await until("what she keeps is told", async () => /12\.3 GB stored/.test(await row.innerText()));
   await row.getByRole("button", { name: "New password" }).click();
   await page.locator("#sure-yes").click();
   await page.locator("#secret").waitFor();
@@ -249,7 +249,7 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   assert.equal(graphs(), 2, loaded.join(" "));
   const told = page.locator('#graphs [role="img"]').first();
   assert.match(await told.getAttribute("aria-label"), /^CPU, memory and disk: CPU \d+ %, highest 80 %; Memory/);
-  assert.match(await page.locator("#host-now").innerText(), /42 %, load 1\.3 0\.9 0\.4[^]*70 % of 64 GB[^]*412 GB free[^]*1\.5 Mbit\/s in, 250 Mbit\/s out/);
+  assert.match(await page.locator("#host-now").innerText(), /42 %, load 1\.3 0\.9 0\.4[^]*70 % of 64 GB[^]*50 % of 8 GB[^]*412 GB free, 62 % of its files[^]*does not answer[^]*CPU 2 %, memory 0 %[^]*1\.5 Mbit\/s in, 250 Mbit\/s out/);
   const inked = () => page.locator("#graphs canvas").first().evaluate((canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0));
   await until("something is drawn", inked);
   await inspect(page, "admin-host", seen);
@@ -268,9 +268,12 @@ test("the host's graphs are loaded when they are looked at, and a server that me
 
   // What this host itself does, as the server measures it.
   await page.unrouteAll({ behavior: "ignoreErrors" });
+  server.sql("insert into alerts (rule, subject, value, threshold, text, since) values ('disk', '/x', 90, 85, 'is full', now())");
   await page.goto(`${server.url}/admin/#host`);
   await page.reload();
   await until("the real host is drawn", async () => (await page.locator("#graphs canvas").count()) === 4 && /\d+ %, load \d/.test(await page.locator("#host-now").innerText()));
+
+  await until("the alert is counted", async () => /\(1\)/.test(await page.locator("#alerts-now").textContent()));
 
   // Who is no administrator is told, and finds no link here.
   await page.context().clearCookies();

@@ -8,8 +8,9 @@ const server = Server.ofFile("stop_vms_on_exit = true", "limit_warning_seconds =
 
 const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
 
-test("a desktop whose time is up soon says so with the time left, and the warning can be closed", async () => {
-  const short = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 100", "max_minutes = 2");
+test("a desktop whose time is up soon says so with the time left, and the warning can be closed", async (t) => {
+  const short = await Server.start("stop_vms_on_exit = true", "limit_warning_seconds = 290", "max_minutes = 5");
+  t.after(() => short.runs && short.close());
   const { context, page, troubles, close } = await browse({ reducedMotion: "reduce" });
   const seen = [];
   await signUp(page, short.url, "hurried");
@@ -17,8 +18,8 @@ test("a desktop whose time is up soon says so with the time left, and the warnin
   const home = await context.newPage();
   await home.goto(short.url);
   await home.locator("#vm-open").waitFor();
-  await until("the time left is told", async () => /Time left\s+(1 min )?\d+ s/i.test(await home.locator("#vm-facts").innerText()));
-  await warned(home, /time is up in (1 min )?\d+ s and cannot be extended[\s\S]*Close/);
+  await until("the time left is told", async () => /Time left\s+(\d min )?\d+ s/i.test(await home.locator("#vm-facts").innerText()));
+  await warned(home, /time is up in (\d min )?\d+ s and cannot be extended[\s\S]*Close/);
   await inspect(home, "home-time-limit", seen);
   await home.locator("#warning-act").focus();
   await home.keyboard.press("Enter");

@@ -141,8 +141,13 @@ test("a screenshot is saved, a restart starts again, a refusal stays until it is
     window.titles = [];
     new MutationObserver(() => window.titles.push(document.querySelector("#veil-title").textContent, document.querySelector("#words").textContent)).observe(document.documentElement, { attributeFilter: ["data-state"] });
   });
+  // Held until it was seen: a fast machine is soon back.
+  let go;
+  const seenDoing = new Promise((done) => (go = done));
+  await page.route("**/restart", (route) => seenDoing.then(() => route.continue()), { times: 1 });
   await page.locator('#restart button[value="power-cycle"]').click();
   await page.locator("#doing", { hasText: "Switching it off and on…" }).waitFor();
+  go();
   await until("it is another QEMU", () => server.sql(`select pid <> ${vm.pid} from vms where vmid = '${vm.vmid}'`) === "t");
   await state(page, "connected");
   await bars(page);
