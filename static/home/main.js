@@ -47,6 +47,8 @@ async function enter(me, attempt = 0) {
   notice($("banner"), "");
   showLaunchError("");
   deafen();
+  // Before it is known what there is, nothing can be chosen, and a click on Start would ask for nothing.
+  if (!alive(current())) showLoading();
   const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
   if (mine !== turn) return;
   if (problem) {

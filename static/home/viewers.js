@@ -33,6 +33,10 @@ export async function listViewers() {
   if (!vm || !$("share").open) return;
   const answer = await call("GET", `/connections/${vm.vmid}`).catch(() => null);
   const others = (answer?.who ?? []).filter((viewer) => viewer.kind !== "owner");
+  // A button that is being pressed stays where it is.
+  const drawn = JSON.stringify(others.map(({ id, control }) => [id, control]));
+  if (drawn === $("viewer-list").dataset.drawn && others.length) return;
+  $("viewer-list").dataset.drawn = drawn;
   const focused = document.activeElement?.closest("#viewer-list");
   $("viewer-some").hidden = others.length === 0;
   $("viewer-list").replaceChildren(...others.map(line));
