@@ -280,6 +280,8 @@ test("an upload waits for who is signed out in the middle of it, and is thrown a
   await page.locator("#image-file").setInputFiles(big);
   await until("some of it is there", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
   await page.locator("#log-out").click();
+  // A page that is loaded before the answer may still find the session, and then hear that it ended.
+  await page.locator('[data-auth="signup"]').waitFor();
   await signUp(page, server.url, "next");
   await page.locator("#images").waitFor();
   assert.ok(!(await page.locator("#upload").isVisible()));
