@@ -208,7 +208,7 @@ test("people, invitations and what happened are found and changed", async () => 
 
   await page.locator("#tab-alerts").click();
   await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 2);
-  assert.equal(await page.locator("#tab-alerts").innerText(), "Alerts (1)");
+  assert.equal(await page.locator("#tab-alerts").textContent(), "Alerts (1)");
   await inspect(page, "admin-alerts", seen);
   const searched = asks("/admin/alerts?");
   await page.locator("#alerts-search").fill("192.0.2.8");
