@@ -32,6 +32,11 @@ pub const READ_BYTES: usize = 256 * 1024;
 impl Default for Scratch {
     fn default() -> Self {
         let buffer = |size: usize| vec![0; size].into_boxed_slice();
-        Self { cipher: buffer(READ_BYTES), plain: buffer(READ_BYTES), down: buffer(READ_BYTES + relay::HEADER_ROOM) }
+        Self {
+            cipher: buffer(READ_BYTES),
+            // The end of a record brings with it what came of it before.
+            plain: buffer(READ_BYTES + tls::RECORD_BYTES),
+            down: buffer(READ_BYTES + relay::HEADER_ROOM),
+        }
     }
 }

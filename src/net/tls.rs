@@ -18,6 +18,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// Plaintext given to rustls at a time from a queue, so that a slow reader does not hold its whole response encrypted.
 const SEAL_BYTES: usize = 64 * 1024;
 
+/// The most plaintext of one record (RFC 8446 5.1).
+pub const RECORD_BYTES: usize = 16 * 1024;
+
 /// Why a certificate cannot be used; says which file and what to do.
 #[derive(Debug)]
 pub struct CertError {
@@ -167,7 +170,8 @@ impl Tls {
         self.fresh
     }
 
-    /// Decrypts all of `cipher` into `plain`, which is at least as long.
+    /// Decrypts all of `cipher` into `plain`, which is longer by [`RECORD_BYTES`] at least: of a record that ends here most may have come
+    /// before.
     ///
     /// # Errors
     /// A protocol error, in words; an alert waits to be written.
@@ -182,7 +186,8 @@ impl Tls {
             while left > 0 {
                 let room = plain.get_mut(opened.plain..).unwrap_or_default();
                 match self.conn.reader().read(room) {
-                    Ok(0) => break,
+                    // Kept, it would wait for bytes that may never come.
+                    Ok(0) => return Err("TLS: there is no room for all that came".into()),
                     Ok(count) => {
                         opened.plain += count;
                         left -= count;
@@ -249,5 +254,64 @@ impl<W: Write> Write for Bounded<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{READ_BYTES, Scratch};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    /// What encrypting adds to a record, its header included (RFC 8446 5.2).
+    const ADDED: usize = 22;
+
+    fn client(cert: &Path) -> ClientConnection {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
+        let config = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config.with_no_client_auth()), name).unwrap();
+        client.set_buffer_limit(None);
+        client
+    }
+
+    fn sent(client: &mut ClientConnection) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_comes_at_once_is_opened_whole_also_after_most_of_a_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = self_signed(folder.path(), vec!["localhost".into()]).unwrap();
+        let (mut client, mut server) = (client(&cert), TlsSettings::load(&cert, &key).unwrap().accept().unwrap());
+        let mut scratch = Scratch::default();
+        while client.is_handshaking() {
+            assert_eq!(server.open(&sent(&mut client), &mut scratch.plain).unwrap().plain, 0);
+            let mut down = Vec::new();
+            while server.wants_write() {
+                server.write_to(&mut down).unwrap();
+            }
+            let mut down = down.as_slice();
+            while !down.is_empty() {
+                client.read_tls(&mut down).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        server.open(&sent(&mut client), &mut scratch.plain).unwrap();
+        // Whole records of as much as is ever read at a time, and the few bytes that end a form.
+        for bytes in [READ_BYTES, 9] {
+            client.writer().write_all(&vec![7; bytes]).unwrap();
+        }
+        let cipher = sent(&mut client);
+        let (most_of_one, rest) = cipher.split_at(RECORD_BYTES + ADDED - 1);
+        assert!(rest.len() <= READ_BYTES, "they come at once");
+        let opened = [most_of_one, rest].map(|part| server.open(part, &mut scratch.plain).unwrap().plain);
+        assert_eq!(opened, [0, READ_BYTES + 9]);
     }
 }
