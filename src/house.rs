@@ -83,8 +83,8 @@ pub enum Which {
     Vm(Vmid),
     /// All that were opened with one of these session tokens (their hashes).
     Sessions(HashSet<[u8; 32]>),
-    /// Those of one VM that were opened with this token.
-    Viewer(Vmid, [u8; 32]),
+    /// Those of one viewer of a VM, by his number there.
+    Viewer(Vmid, u64),
 }
 
 /// Something the server does with its connections at the end of the turn.

@@ -465,8 +465,8 @@ impl Server {
                     open.conn.relay().is_some_and(|(relay, _)| match &which {
                         Which::Vm(vmid) => relay.ticket().group == vmid.number(),
                         Which::Sessions(tokens) => tokens.contains(&relay.ticket().session),
-                        Which::Viewer(vmid, token) => {
-                            relay.ticket().group == vmid.number() && relay.ticket().session == *token
+                        Which::Viewer(vmid, id) => {
+                            relay.ticket().group == vmid.number() && relay.ticket().viewer == *id
                         }
                     })
                 };

@@ -163,12 +163,12 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
     drop(screen.read().expect("greeting"));
     shake_hands(&mut screen);
     let mut told = Events::by_link(&server, &format!("/ws/{}/events?share={link}", vm["http_port"]));
-    assert_eq!(told.wait_for("what he may", |_| true), json!({"kind": "link", "control": false}));
+    assert_eq!(told.wait_for("what he may", |_| true), json!({"kind": "link", "id": 1, "control": false}));
     let who = viewer(&server, &vm, &ada, "link");
     may(&server, &vm, &ada, &who, true);
-    assert_eq!(told.wait_for("control", |_| true), json!({"kind": "link", "control": true}));
+    assert_eq!(told.wait_for("control", |_| true), json!({"kind": "link", "id": 1, "control": true}));
     may(&server, &vm, &ada, &who, false);
-    assert_eq!(told.wait_for("no control", |_| true), json!({"kind": "link", "control": false}));
+    assert_eq!(told.wait_for("no control", |_| true), json!({"kind": "link", "id": 1, "control": false}));
     // What is taken from a link that may control does not come back with a reload.
     let wish = json!({"control": true});
     let driver = server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &wish).json["share"].clone();
@@ -188,6 +188,54 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
     assert_eq!(named().expect("he looks again")["control"], json!(false));
     server.stop(&ada, &vm);
     assert_eq!(told.wait_for("the end", |_| true), Value::Null);
+    server.end();
+}
+
+#[test]
+fn one_of_those_who_came_by_the_same_link_is_given_control_alone() {
+    let server = Server::start();
+    let ada = server.sign_up("ada");
+    let vm = server.launch(&ada);
+    let mut serial = server.serial(&vm);
+    serial.wait_for("fbdemo 1024x768");
+    let vmid = vm["vmid"].as_str().expect("vmid");
+    let made = server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &Value::Null).json["share"].clone();
+    let link = made["token"].as_str().expect("token");
+    let path = |of: &str, guest: &str| format!("/ws/{}{of}?share={link}&guest={guest}", vm["http_port"]);
+    let come = |guest: &str| {
+        let mut screen = server.websocket(&path("", guest), &[]).expect("the link");
+        drop(screen.read().expect("greeting"));
+        shake_hands(&mut screen);
+        screen
+    };
+    let (bob, eve) = ("b".repeat(32), "e".repeat(32));
+    let mut news = Events::by_link(&server, &path("/events", &eve));
+    assert_eq!(news.wait_for("before he looks", |_| true)["id"], Value::Null);
+    let (mut bobs, mut eves) = (come(&bob), come(&eve));
+    let told = news.wait_for("who he is", |_| true);
+    let seen = server.call("GET", &format!("/connections/{vmid}"), &ada, &Value::Null).json;
+    let mut guests = seen["who"].as_array().expect("who").clone();
+    guests.retain(|who| who["kind"] == "link");
+    assert_eq!(guests.len(), 2, "each is one: {seen}");
+    assert_eq!((&told["id"], &told["control"]), (&guests[1]["id"], &json!(false)));
+    let listed = server.call("GET", &format!("/vms/{vmid}/shares"), &ada, &Value::Null).json;
+    assert_eq!(listed["shares"][0]["viewers"], json!(2), "{listed}");
+
+    // 48 is the guest system's name for b, 46 for c.
+    may(&server, &vm, &ada, &guests[1], true);
+    assert_eq!(news.wait_for("control", |_| true)["control"], json!(true));
+    key(&mut bobs, b'b');
+    settle(&mut bobs, 1);
+    serial.wait_for_while("fbdemo key 46", || key(&mut eves, b'c'));
+    assert!(!serial.text.contains("fbdemo key 48"), "the other's key came through: {}", serial.text);
+
+    // One is closed, and the other looks on.
+    let viewer = format!("/vms/{vmid}/viewers/{}", guests[0]["id"]);
+    assert_eq!(server.call("DELETE", &viewer, &ada, &Value::Null).status, 204);
+    assert_eq!(closed(&mut bobs).0, 1008);
+    settle(&mut eves, 2);
+    assert_eq!(server.websocket(&path("", "short"), &[]).map(drop), Err(422), "a secret that anybody guesses");
+    server.stop(&ada, &vm);
     server.end();
 }
 

@@ -92,6 +92,8 @@ pub struct Ticket {
     pub group: u64,
     /// The hash of the session token it was opened with.
     pub session: [u8; 32],
+    /// Whose it is, by his number at that VM.
+    pub viewer: u64,
     /// Whether what the browser sends may change anything; it may be given and taken at any moment.
     pub control: Rc<Cell<bool>>,
     /// What it counts.

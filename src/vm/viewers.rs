@@ -1,12 +1,16 @@
-//! Who looks at a VM: one entry a person or link, however many screens and terminals it has open.
+//! Who looks at a VM: one entry a session, or a browser below a link, however many screens and terminals it has open.
 //!
 //! The owner always controls. Whoever else looks only looks, unless his link says otherwise or somebody gives him control; it can be taken
-//! back at any moment, also from a link that had it, and what was given is gone when his last screen closes. In memory: connections end with the server, and so does what was given.
+//! back at any moment, also from one who had it by his link, and what was given is gone when his last screen closes. In memory: connections
+//! end with the server, and so does what was given.
+//!
+//! Many may hold one link. A browser names itself by a secret of its own, so one of them can be given control, or lose it, alone. But a secret is
+//! easily replaced: while control is taken from anybody who came by a link, it lets nobody in with control whom it had not let in before.
 
 use crate::net::relay::Meter;
 use jiff::Timestamp;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 /// What lets somebody look.
@@ -51,6 +55,8 @@ pub struct Viewer {
     pub name: String,
     /// The hash of the session's or link's token.
     pub token: [u8; 32],
+    /// Tells him from others who came with the same token: the token's hash, or one of it and his browser's own secret.
+    pub key: [u8; 32],
     /// Whether what he sends goes on to the VM.
     pub control: Rc<Cell<bool>>,
     /// Open screens and terminals.
@@ -66,36 +72,54 @@ pub struct Viewer {
 pub struct Viewers {
     by_id: RefCell<BTreeMap<u64, Rc<Viewer>>>,
     last: Cell<u64>,
-    /// Tokens whose control was taken: it does not come back with another screen.
-    barred: RefCell<HashSet<[u8; 32]>>,
+    /// Tokens where control was taken from somebody: it does not come back with another screen.
+    barred: RefCell<HashMap<[u8; 32], Bar>>,
     /// What passed through screens that are closed, to browsers and to the VM.
     closed: Cell<(u64, u64)>,
     /// What passes through those that are open, by their visits.
     visits: RefCell<BTreeMap<String, Rc<Meter>>>,
 }
 
+/// Of those who came with one token: by their keys, from whom control was taken, and who keeps it.
+#[derive(Default)]
+struct Bar {
+    taken: HashSet<[u8; 32]>,
+    kept: HashSet<[u8; 32]>,
+}
+
+/// Somebody who comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Comer<'a> {
+    /// What lets him.
+    pub kind: Kind,
+    /// A login name, or which link.
+    pub name: &'a str,
+    /// The hash of the session's or link's token.
+    pub token: [u8; 32],
+    /// See [`Viewer::key`].
+    pub key: [u8; 32],
+    /// Whether he has control, unless it was taken from him.
+    pub control: bool,
+}
+
 impl Viewers {
     /// Another screen of somebody; true when it is the first.
     #[must_use]
-    pub fn enter(
-        &self,
-        kind: Kind,
-        name: &str,
-        token: [u8; 32],
-        control: bool,
-        of_vm: &Rc<Meter>,
-    ) -> (Rc<Viewer>, bool) {
-        if let Some(viewer) = self.of(&token) {
+    pub fn enter(&self, comer: Comer<'_>, of_vm: &Rc<Meter>) -> (Rc<Viewer>, bool) {
+        let Comer { kind, name, token, key, control } = comer;
+        if let Some(viewer) = self.of(&key) {
             viewer.open.set(viewer.open.get() + 1);
             return (viewer, false);
         }
+        let may = self.barred.borrow().get(&token).is_none_or(|bar| bar.kept.contains(&key));
         self.last.set(self.last.get() + 1);
         let viewer = Rc::new(Viewer {
             id: self.last.get(),
             kind,
             name: name.to_owned(),
             token,
-            control: Rc::new(Cell::new(control && !self.barred.borrow().contains(&token))),
+            key,
+            control: Rc::new(Cell::new(control && may)),
             open: Cell::new(1),
             since: Timestamp::now(),
             meter: Rc::new(Meter::below(of_vm)),
@@ -106,12 +130,31 @@ impl Viewers {
 
     /// Gives or takes control, for all screens he has and will have; true when that changes something.
     pub fn allow(&self, viewer: &Viewer, control: bool) -> bool {
+        let changes = viewer.control.replace(control) != control;
+        let mut barred = self.barred.borrow_mut();
         if control {
-            self.barred.borrow_mut().remove(&viewer.token);
+            let Some(bar) = barred.get_mut(&viewer.token) else { return changes };
+            bar.taken.remove(&viewer.key);
+            bar.kept.insert(viewer.key);
+            if bar.taken.is_empty() {
+                barred.remove(&viewer.token);
+            }
         } else {
-            self.barred.borrow_mut().insert(viewer.token);
+            let bar = barred.entry(viewer.token).or_insert_with(|| {
+                let all = self.by_id.borrow();
+                let others = all.values().filter(|other| other.token == viewer.token && other.control.get());
+                Bar { kept: others.map(|other| other.key).collect(), ..Bar::default() }
+            });
+            bar.kept.remove(&viewer.key);
+            bar.taken.insert(viewer.key);
         }
-        viewer.control.replace(control) != control
+        changes
+    }
+
+    /// True while control is taken from somebody who came with this token.
+    #[must_use]
+    pub fn is_barred(&self, token: &[u8; 32]) -> bool {
+        self.barred.borrow().contains_key(token)
     }
 
     /// A screen was opened: what it counts, by its visit.
@@ -149,10 +192,16 @@ impl Viewers {
         last
     }
 
-    /// By the token that lets him in.
+    /// By his key.
     #[must_use]
-    pub fn of(&self, token: &[u8; 32]) -> Option<Rc<Viewer>> {
-        self.by_id.borrow().values().find(|viewer| viewer.token == *token).cloned()
+    pub fn of(&self, key: &[u8; 32]) -> Option<Rc<Viewer>> {
+        self.by_id.borrow().values().find(|viewer| viewer.key == *key).cloned()
+    }
+
+    /// Screens and terminals that are open with a token.
+    #[must_use]
+    pub fn open_with(&self, token: &[u8; 32]) -> u32 {
+        self.by_id.borrow().values().filter(|viewer| viewer.token == *token).map(|viewer| viewer.open.get()).sum()
     }
 
     /// By id.
@@ -189,25 +238,57 @@ impl Viewers {
 mod tests {
     use super::*;
 
+    fn comer(kind: Kind, token: u8, key: u8, control: bool) -> Comer<'static> {
+        Comer {
+            kind,
+            name: if kind == Kind::Teacher { "lee" } else { "other" },
+            token: [token; 32],
+            key: [key; 32],
+            control,
+        }
+    }
+
     #[test]
     fn a_viewer_is_one_however_many_screens_he_has_and_gone_with_the_last() {
         let (all, meter) = (Viewers::default(), Rc::default());
-        let (first, new) = all.enter(Kind::Teacher, "lee", [1; 32], false, &meter);
-        assert!(new);
-        first.control.set(true);
-        let (again, new) = all.enter(Kind::Teacher, "lee", [1; 32], false, &meter);
+        let lee = comer(Kind::Teacher, 1, 1, false);
+        let (first, new) = all.enter(lee, &meter);
+        assert!(new && all.allow(&first, true));
+        let (again, new) = all.enter(lee, &meter);
         assert!(!new && again.id == first.id && again.control.get(), "what was given counts for all his screens");
-        let (_owner, _) = all.enter(Kind::Owner, "ada", [2; 32], true, &meter);
+        let (_owner, _) = all.enter(comer(Kind::Owner, 2, 2, true), &meter);
         assert_eq!((all.open(), all.watching()), (3, vec!["lee".to_owned()]));
         assert!(!all.leave(&again) && all.leave(&first));
         assert_eq!((all.open(), all.watching().len()), (1, 0));
-        let (back, new) = all.enter(Kind::Teacher, "lee", [1; 32], false, &meter);
+        let (back, new) = all.enter(lee, &meter);
         assert!(new && !back.control.get(), "what was given went with the last screen");
-        let (by_link, _) = all.enter(Kind::Link, "link", [3; 32], true, &meter);
-        assert!(all.allow(&by_link, false) && !all.allow(&by_link, false));
-        assert!(all.leave(&by_link));
-        let (again, _) = all.enter(Kind::Link, "link", [3; 32], true, &meter);
-        assert!(!again.control.get(), "what was taken comes back with another screen");
-        assert!(all.allow(&again, true));
+    }
+
+    #[test]
+    fn control_is_given_to_one_of_those_behind_a_link_and_taken_from_him_alone() {
+        let (all, meter) = (Viewers::default(), Rc::default());
+        let (one, _) = all.enter(comer(Kind::Link, 3, 31, false), &meter);
+        let (other, new) = all.enter(comer(Kind::Link, 3, 32, false), &meter);
+        assert!(new && one.id != other.id && all.open_with(&[3; 32]) == 2);
+        assert!(all.allow(&one, true));
+        assert!(one.control.get() && !other.control.get(), "what one has the other has not");
+        assert!(all.allow(&one, false) && !one.control.get());
+    }
+
+    #[test]
+    fn what_was_taken_comes_back_neither_with_another_screen_nor_with_another_name() {
+        let (all, meter) = (Viewers::default(), Rc::default());
+        let (out, _) = all.enter(comer(Kind::Link, 3, 31, true), &meter);
+        let (stays, _) = all.enter(comer(Kind::Link, 3, 32, true), &meter);
+        assert!(all.allow(&out, false) && !all.allow(&out, false) && all.is_barred(&[3; 32]));
+        assert!(stays.control.get() && all.leave(&out) && all.leave(&stays));
+        let comes = |key| all.enter(comer(Kind::Link, 3, key, true), &meter).0;
+        let (out, stays, new) = (comes(31), comes(32), comes(33));
+        assert_eq!([&out, &stays, &new].map(|viewer| viewer.control.get()), [false, true, false]);
+        let (elsewhere, _) = all.enter(comer(Kind::Link, 4, 41, true), &meter);
+        assert!(elsewhere.control.get(), "another link is not meant");
+        // Given back to the one it was taken from, the link is again what it says.
+        assert!(all.allow(&out, true) && !all.is_barred(&[3; 32]));
+        assert!(comes(34).control.get());
     }
 }

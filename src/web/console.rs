@@ -18,7 +18,7 @@ use crate::proto::rfb::ClientTracker;
 use crate::proto::websocket::{self, Decoder, TextPolicy, Upgrade};
 use crate::vm::args::OWNERS_ROOM;
 use crate::vm::diary;
-use crate::vm::viewers::Kind;
+use crate::vm::viewers::{Comer, Kind};
 use crate::vm::{Vm, apart};
 use mio::net::UnixStream;
 use std::rc::Rc;
@@ -127,6 +127,8 @@ pub(super) struct Viewing {
     name: String,
     /// The hash of the token that lets him in.
     pub(super) token: TokenHash,
+    /// Tells him from others with the same token.
+    pub(super) key: TokenHash,
     pub(super) control: bool,
 }
 
@@ -136,11 +138,12 @@ pub(super) struct Viewing {
 /// # Errors
 /// 404 for who may not look, 403 for who may not do more.
 pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
-    if let Some(token) = req.link()? {
+    if let Some(secret) = req.link()? {
         let behind = || cx.vms.by_http_port(req.param(0).parse().ok()?);
-        let (share, vm) = shares::admit(cx, req, &token, behind).await?;
-        let (name, kind) = (format!("link {}", share.id), Kind::Link);
-        return Ok(Viewing { vm, kind, user: None, name, token: share.token_hash, control: share.control });
+        let (share, vm) = shares::admit(cx, req, &secret, behind).await?;
+        let (name, kind, token) = (format!("link {}", share.id), Kind::Link, share.token_hash);
+        let key = viewers::key_of(cx, &secret, req.query()?.get("guest"))?;
+        return Ok(Viewing { vm, kind, user: None, name, token, key, control: share.control });
     }
     let caller = req.caller()?;
     let missing = || Problem::not_found("vm_not_found", "No VM of yours runs behind this address.");
@@ -159,7 +162,7 @@ pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
         _ => false,
     };
     let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
-    Ok(Viewing { vm, kind, user, name, token: caller.token, control })
+    Ok(Viewing { vm, kind, user, name, token: caller.token, key: caller.token, control })
 }
 
 /// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
@@ -201,13 +204,12 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
 
 /// Accounts for one screen: told now, and taken back when the relay is dropped, however it ends.
 fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
-    let Viewing { vm, kind, user, name, token, control } = viewer;
-    let (who, first) = vm.viewers.enter(kind, &name, token, control, &vm.meter);
-    // Only an administrator takes control by himself; from a link it may have been taken.
-    let takes = kind == Kind::Admin && control && (first || vm.viewers.allow(&who, true));
-    if takes && !first {
-        cx.bus.tell_viewer(vm.vmid, &token, &viewers::told(kind, true));
-    }
+    let Viewing { vm, kind, user, name, token, key, control } = viewer;
+    let (who, first) = vm.viewers.enter(Comer { kind, name: &name, token, key, control }, &vm.meter);
+    // Only an administrator takes control by himself; also where it was taken from him.
+    let takes = kind == Kind::Admin && control && (vm.viewers.allow(&who, true) || first);
+    // By now he has a number, and perhaps control.
+    cx.bus.tell_viewer(vm.vmid, (&token, &key), &viewers::told(&who));
     cx.bus.publish(&vm, cx.now());
     super::recheck::begin(cx);
     let about = Connection {
@@ -234,7 +236,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     let vm_number = vm.vmid.number();
     let meter = Rc::new(Meter::below(&who.meter));
     vm.viewers.add_open(&about.visit, &meter);
-    let (own, may) = (Rc::clone(&meter), Rc::clone(&who.control));
+    let (own, may, number) = (Rc::clone(&meter), Rc::clone(&who.control), who.id);
     let on_end = move |end: Option<&End>| {
         let last = vm.viewers.leave(&who);
         vm.viewers.add_closed(&about.visit, &own);
@@ -257,7 +259,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
         };
         diary::note(&house, Event::Connection(left));
     };
-    Ticket { group: vm_number, session: token, control: may, meter, on_end: Some(Box::new(on_end)) }
+    Ticket { group: vm_number, session: token, viewer: number, control: may, meter, on_end: Some(Box::new(on_end)) }
 }
 
 /// Somebody whom the owner did not let in, for the audit trail.

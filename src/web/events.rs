@@ -21,6 +21,8 @@ use std::time::Instant;
 
 struct Subscriber {
     session: TokenHash,
+    /// Which of those who came with the same token.
+    key: TokenHash,
     feed: Feed,
 }
 
@@ -90,10 +92,11 @@ impl Bus {
     }
 
     /// Tells a viewer of a VM what he may.
-    pub fn tell_viewer(&self, vmid: Vmid, token: &TokenHash, what: &Value) {
+    pub fn tell_viewer(&self, vmid: Vmid, (token, key): (&TokenHash, &TokenHash), what: &Value) {
         let line: Rc<[u8]> = format!("event: viewer\ndata: {what}\n\n").into_bytes().into();
         let bus = self.listening.borrow();
-        bus.get(&viewer_key(vmid, token)).into_iter().flatten().for_each(|s| s.feed.tell(Rc::clone(&line)));
+        let all = bus.get(&viewer_key(vmid, token)).into_iter().flatten();
+        all.filter(|s| s.key == *key).for_each(|s| s.feed.tell(Rc::clone(&line)));
     }
 
     /// Tells all viewers that the VM is gone, and ends their streams.
@@ -156,7 +159,13 @@ impl Bus {
     }
 
     /// Adds a listener, unless one user has `most` already.
-    pub(super) fn subscribe(&self, user: &str, session: TokenHash, feed: Feed, most: usize) -> Result<(), Problem> {
+    pub(super) fn subscribe(
+        &self,
+        user: &str,
+        (session, key): (TokenHash, TokenHash),
+        feed: Feed,
+        most: usize,
+    ) -> Result<(), Problem> {
         let mut bus = self.listening.borrow_mut();
         // Who left is dropped here, so the table is as large as who listens, and no timer is needed.
         bus.retain(|_, subscribers| {
@@ -167,7 +176,7 @@ impl Bus {
         if subscribers.len() >= most {
             return Err(Problem::too_many(30));
         }
-        subscribers.push(Subscriber { session, feed });
+        subscribers.push(Subscriber { session, key, feed });
         Ok(())
     }
 }
@@ -187,7 +196,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         None => feed.tell(cx.bus.present(&caller.user.id, &vm.unwrap_or(Value::Null))),
     }
     let most = cx.config.limits.event_streams_per_user;
-    cx.bus.subscribe(&caller.user.id, caller.token, feed.clone(), most)?;
+    cx.bus.subscribe(&caller.user.id, (caller.token, caller.token), feed.clone(), most)?;
     super::recheck::begin(&cx);
     let mut response = headers();
     response.body = Body::Events(feed);

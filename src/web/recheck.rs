@@ -79,7 +79,7 @@ fn look_at(cx: &Cx, vm: &Vm, alive: &HashMap<TokenHash, String>) {
         let Some(role) = alive.get(&viewer.token) else { continue };
         if kind_of_roles(role, &vm.row.borrow().user_role) != Some(viewer.kind) {
             log::info!(vmid:% = vm.vmid, user = viewer.name.as_str(); "may look at this vm no longer");
-            cx.order(Order::End(Which::Viewer(vm.vmid, viewer.token), End::new(1008, "your rights have changed")));
+            cx.order(Order::End(Which::Viewer(vm.vmid, viewer.id), End::new(1008, "your rights have changed")));
         }
     }
 }

@@ -75,9 +75,8 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let shown: Vec<Value> = shares
         .iter()
         .map(|share| {
-            let viewer = vm.as_ref().and_then(|vm| vm.viewers.of(&share.token_hash));
             let mut shown = share_json(share);
-            shown["viewers"] = json!(viewer.map_or(0, |viewer| viewer.open.get()));
+            shown["viewers"] = json!(vm.as_ref().map_or(0, |vm| vm.viewers.open_with(&share.token_hash)));
             shown
         })
         .collect();

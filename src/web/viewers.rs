@@ -88,10 +88,11 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         let what = if control { "give control" } else { "take control" };
         let to = format!("{} {}", viewer.kind.word(), viewer.name);
         audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;
-        cx.bus.tell_viewer(vm.vmid, &viewer.token, &told(viewer.kind, control));
+        cx.bus.tell_viewer(vm.vmid, (&viewer.token, &viewer.key), &told(&viewer));
         cx.bus.publish(&vm, cx.now());
     }
-    if viewer.kind == Kind::Link && cx.db(shares::set_barred(&cx.db, viewer.token, !control)).await.is_err() {
+    let is_barred = vm.viewers.is_barred(&viewer.token);
+    if viewer.kind == Kind::Link && cx.db(shares::set_barred(&cx.db, viewer.token, is_barred)).await.is_err() {
         log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}: that control was {} is forgotten when the server ends", viewer.name, if control { "given" } else { "taken" });
     }
     Ok(Response::json(200, &json!({ "viewer": to_json(&viewer, cx.now()) })))
@@ -100,33 +101,51 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
 /// `DELETE /vms/{vmid}/viewers/{id}`: closes all his screens of this VM.
 pub async fn close(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let (vm, viewer) = find(&cx, &req).await?;
-    cx.order(Order::End(Which::Viewer(vm.vmid, viewer.token), End::new(1008, "closed by the owner")));
+    cx.order(Order::End(Which::Viewer(vm.vmid, viewer.id), End::new(1008, "closed by the owner")));
     let whom = format!("{} {}", viewer.kind.word(), viewer.name);
     audit_with(&cx, &req, &req.caller()?.user, "close viewer", &vm.vmid.to_string(), &whom).await;
     Ok(Response::empty(204))
 }
 
-pub(super) fn told(kind: Kind, control: bool) -> Value {
-    json!({ "kind": kind.word(), "control": control })
+/// What a viewer is told of himself.
+pub(super) fn told(viewer: &Viewer) -> Value {
+    json!({ "kind": viewer.kind.word(), "id": viewer.id, "control": viewer.control.get() })
+}
+
+/// Tells one who came by a link from others: `guest` is a secret that his browser made up and sends with each of its consoles.
+///
+/// # Errors
+/// 422 for one that is none; without any, all who send none are one.
+pub(super) fn key_of(cx: &Cx, link: &str, guest: Option<&str>) -> Result<TokenHash, Problem> {
+    let Some(guest) = guest else { return Ok(cx.sessions.hash(link)) };
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !(16..=64).contains(&guest.len()) || !guest.chars().all(is_fine) {
+        return Err(Problem::unprocessable(
+            "guest",
+            "must be 16 to 64 letters, digits, - or _, made up by the browser",
+        ));
+    }
+    Ok(cx.sessions.hash(&format!("{link} {guest}")))
 }
 
 /// `GET /ws/{http_port}/events`: what this viewer may, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
 pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
-    let Viewing { vm, kind, token, control, .. } = super::console::viewer(&cx, &req).await?;
+    let Viewing { vm, kind, token, key, control, .. } = super::console::viewer(&cx, &req).await?;
     if req.head.method == Method::Head {
         return Ok(super::events::headers());
     }
-    let control = vm.viewers.of(&token).map_or(control, |viewer| viewer.control.get());
+    let none_yet = || json!({ "kind": kind.word(), "id": null, "control": control });
+    let present = vm.viewers.of(&key).map_or_else(none_yet, |viewer| told(&viewer));
     let feed = Feed::new(cx.notify());
-    subscribe(&cx, &vm, (kind, token), &feed)?;
+    subscribe(&cx, &vm, kind, (token, key), &feed)?;
     super::recheck::begin(&cx);
-    cx.bus.tell_viewer(vm.vmid, &token, &told(kind, control));
+    cx.bus.tell_viewer(vm.vmid, (&token, &key), &present);
     let mut response = super::events::headers();
     response.body = Body::Events(feed);
     Ok(response)
 }
 
-fn subscribe(cx: &Cx, vm: &Vm, (kind, token): (Kind, TokenHash), feed: &Feed) -> Result<(), Problem> {
+fn subscribe(cx: &Cx, vm: &Vm, kind: Kind, (token, key): (TokenHash, TokenHash), feed: &Feed) -> Result<(), Problem> {
     let most = if kind == Kind::Link { LINK_STREAMS } else { cx.config.limits.event_streams_per_user };
-    cx.bus.subscribe(&super::events::viewer_key(vm.vmid, &token), token, feed.clone(), most)
+    cx.bus.subscribe(&super::events::viewer_key(vm.vmid, &token), (token, key), feed.clone(), most)
 }

@@ -2,6 +2,7 @@
 //
 // `path` comes from a link anybody can make up, so it is never used as it is: it must be a
 // console's path on this very server.
+import { memory } from "../shared/dom.js";
 
 /**
  * Reads `?path=ws/6111&vmid=…&view=1`, or `?path=ws/6111/serial` where that is `wanted`; null when the path is no such console's.
@@ -16,10 +17,27 @@ export function readAddress({ search, hash }, wanted = "") {
   return { port: Number(port), console: wanted, vmid: /^[0-9a-f]{12}$/.test(vmid) ? vmid : null, viewOnly: query.get("view") === "1", control: query.get("control") === "1", share, watches: query.has("view") || query.has("control") };
 }
 
+/** What comes by a link says so, and which browser it is: each one can be given control alone. */
+export function asGuest(url, share) {
+  url.searchParams.set("share", share);
+  url.searchParams.set("guest", guest());
+}
+
+/** Names this browser to the server, which tells nobody; one that forbids storage has another name on each page. */
+let name;
+function guest() {
+  name ??= memory.get("guest");
+  if (!/^[0-9a-f]{32}$/.test(name ?? "")) {
+    name = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    memory.set("guest", name);
+  }
+  return name;
+}
+
 /** The console's address on the server this page came from. */
 export function consoleUrl({ port, console, share, control }) {
   const url = new URL(console ? `/ws/${port}/${console}` : `/ws/${port}`, location.href);
-  if (share) url.searchParams.set("share", share);
+  if (share) asGuest(url, share);
   if (control) url.searchParams.set("control", "1");
   return url;
 }

@@ -5,7 +5,7 @@ import { $, make, sure } from "../shared/dom.js";
 import { exactly, span } from "../shared/words.js";
 import { current } from "./machine.js";
 
-const KINDS = { link: "By a link", teacher: "Teacher", admin: "Administrator" };
+const KINDS = { teacher: "Teacher", admin: "Administrator" };
 
 async function act(method, viewer, body) {
   const where = `/vms/${current()?.vmid}/viewers/${viewer.id}`;
@@ -15,7 +15,7 @@ async function act(method, viewer, body) {
 }
 
 function line(viewer) {
-  const who = viewer.kind === "link" ? KINDS.link : `${KINDS[viewer.kind] ?? ""} ${viewer.name}`;
+  const who = viewer.kind === "link" ? `Guest ${viewer.id}` : `${KINDS[viewer.kind] ?? ""} ${viewer.name}`;
   const what = viewer.control ? "has control" : "looks";
   const give = make("button", { type: "button", class: "btn", "aria-label": `${viewer.control ? "Take control from" : "Give control to"} ${who}` }, viewer.control ? "Take control" : "Give control");
   give.addEventListener("click", () => act("POST", viewer, { control: !viewer.control }));

@@ -1,4 +1,6 @@
 // News for somebody who looks at a machine that is not his: what he may, as it changes.
+import { asGuest } from "../desktop/address.js";
+import { $, badge } from "./dom.js";
 import { stream } from "./stream.js";
 
 /**
@@ -7,13 +9,15 @@ import { stream } from "./stream.js";
  */
 export function viewing({ port, share, control }, onControl) {
   const url = new URL(`/ws/${port}/events`, location.href);
-  if (share) url.searchParams.set("share", share);
+  if (share) asGuest(url, share);
   if (control) url.searchParams.set("control", "1");
   const news = stream(url, {
     viewer(event) {
       const what = JSON.parse(event.data);
-      if (what) onControl(what.control);
-      else news.close();
+      if (!what) return news.close();
+      // What the owner's list calls him: several may have come by one link.
+      badge($("guest"), what.kind === "link" && what.id ? `Guest ${what.id}` : "");
+      onControl(what.control);
     },
     me: () => news.close(),
   });

@@ -3,14 +3,16 @@
 //! Needs QEMU, PostgreSQL and a bootable image (`VMSHARE_TEST_ISO`, else `target/test-images/tiny.iso`). Loopback only; ends by itself.
 //! Nothing is asserted on seconds: ratios are printed beside their targets.
 
-use serde_json::{Value, json};
+mod server;
+
+use serde_json::json;
+use server::{BINARY, PATIENT, Server, at, call, cpu_ticks, image, median, ms, screen, settle, sign_up};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
@@ -19,121 +21,12 @@ use vmshare::sys::signal::Signal;
 use vmshare::vm::args::{self, Accel, BootOrder, Machine, Network, Video, Vnc};
 use vmshare::vm::programs;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_vmshare");
 const LAUNCHES: usize = 11;
 const STUDENTS: usize = 100;
 const PINGS: usize = 2000;
 /// One round of 1.5 s has some dozens of pings in its slowest hundredth; the medians of five say more.
 const ROUNDS: usize = 5;
 const UPLOAD: usize = 2 << 30;
-const PATIENT: Duration = Duration::from_secs(60);
-
-struct Server {
-    child: Child,
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-    listening: Duration,
-    ready: Duration,
-}
-
-impl Server {
-    fn start(iso: &Path) -> Self {
-        let folder = tempfile::Builder::new().prefix("vmsb").tempdir_in("/tmp").expect("folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
-        let config = folder.path().join("vmshare.toml");
-        let text = format!(
-            "host = \"127.0.0.1\"\nport = 0\ntls = \"off\"\nvm_base_dir = {:?}\nstop_vms_on_exit = true\n\
-             [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000\n\
-             [profiles.custom]\nbase_image = {iso:?}\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n",
-            folder.path().join("b")
-        );
-        fs::write(&config, text).expect("config");
-        Self::run(folder, &config)
-    }
-
-    fn run(folder: tempfile::TempDir, config: &Path) -> Self {
-        let began = Instant::now();
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--config"])
-            .arg(config)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let mut log = BufReader::new(child.stderr.take().expect("piped"));
-        let (mut line, mut said) = (String::new(), String::new());
-        let address = loop {
-            line.clear();
-            assert!(log.read_line(&mut line).expect("log") > 0, "the server ended: {said}");
-            said.push_str(&line);
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                break rest.split_whitespace().next().expect("address").parse().expect("address");
-            }
-        };
-        let listening = began.elapsed();
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        while call(address, "GET", "/readyz", None, &json!(null)).0 != 200 {
-            assert!(began.elapsed() < PATIENT, "the server is not ready");
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        Self { child, folder, address, listening, ready: began.elapsed() }
-    }
-
-    fn end(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn call(address: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
-    let mut socket = TcpStream::connect(address).expect("connect");
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let bearer = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    let length = body.len();
-    write!(
-        socket,
-        "{method} {path} HTTP/1.1\r\nHost: bench\r\n{bearer}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .expect("send");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("answer");
-    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("status");
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
-}
-
-fn sign_up(address: SocketAddr, name: &str) -> String {
-    let body = json!({"email": format!("{name}@example.org"), "password": "correct horse"});
-    let (status, answer) = call(address, "POST", "/auth/signup", None, &body);
-    assert_eq!(status, 201, "{answer}");
-    answer["token"].as_str().expect("token").to_owned()
-}
-
-fn screen(address: SocketAddr, token: &str, port: u64) -> WebSocket<TcpStream> {
-    let request = tungstenite::http::Request::builder()
-        .uri(format!("ws://{address}/ws/{port}"))
-        .header("host", address.to_string())
-        .header("authorization", format!("Bearer {token}"))
-        .header("upgrade", "websocket")
-        .header("connection", "Upgrade")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", tungstenite::handshake::client::generate_key())
-        .body(())
-        .expect("request");
-    let socket = TcpStream::connect(address).expect("connect");
-    socket.set_nodelay(true).expect("nodelay");
-    let (mut socket, _) = tungstenite::client(request, socket).expect("upgrade");
-    let Message::Binary(banner) = socket.read().expect("banner") else { panic!("no banner") };
-    assert!(banner.starts_with(b"RFB "), "{banner:?}");
-    socket
-}
 
 /// From the click to the first bytes of the screen, through our server.
 fn launch_ours(server: &Server, token: &str) -> Duration {
@@ -266,29 +159,10 @@ fn pings(
     (times, floors)
 }
 
-fn at(times: &[Duration], share: f64) -> Duration {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
-    times[((times.len() - 1) as f64 * share) as usize]
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    at(&times, 0.5)
-}
-
 fn status_field(pid: u32, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("proc");
     let line = text.lines().find(|line| line.starts_with(name)).expect("field");
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("number")
-}
-
-fn image() -> PathBuf {
-    let path = std::env::var_os("VMSHARE_TEST_ISO").map_or_else(|| "target/test-images/tiny.iso".into(), PathBuf::from);
-    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}; tests/run makes it", path.display()))
 }
 
 fn launches(server: &Server, iso: &Path) {
@@ -404,29 +278,6 @@ fn sign_in(address: SocketAddr, student: usize) -> std::thread::JoinHandle<u16> 
     })
 }
 
-/// CPU time of a process in hundredths of a second.
-fn cpu_ticks(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    let rest = text.rsplit(')').next().unwrap_or_default();
-    let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    field(11) + field(12)
-}
-
-/// Waits until a process uses less than a fifth of a core.
-fn settle(pid: u32) {
-    let ticks = || cpu_ticks(pid);
-    let deadline = Instant::now() + PATIENT;
-    let mut before = ticks();
-    while Instant::now() < deadline {
-        std::thread::park_timeout(Duration::from_secs(1));
-        let now = ticks();
-        if now - before < 20 {
-            return;
-        }
-        before = now;
-    }
-}
-
 fn idle(server: &Server) {
     let pid = server.child.id();
     let wakes = || status_field(pid, "status", "voluntary_ctxt_switches");
@@ -453,7 +304,7 @@ fn main() {
         return Echo::run();
     }
     let iso = image();
-    let mut server = Server::start(&iso);
+    let server = Server::start(&iso);
     let size = fs::metadata(BINARY).expect("binary").len();
     println!("binary                   {:.2} MB", size as f64 / 1e6);
     println!(
@@ -464,10 +315,7 @@ fn main() {
     idle(&server);
     launches(&server, &iso);
     morning(&server);
-    server.end();
-    let folder = std::mem::replace(&mut server.folder, tempfile::tempdir().expect("folder"));
-    let config = folder.path().join("vmshare.toml");
-    let again = Server::run(folder, &config);
+    let again = server.again();
     println!(
         "cold start               listening after {:.0} ms, ready after {:.0} ms",
         ms(again.listening),

@@ -117,3 +117,47 @@ test("a student sees that a teacher watches, gives him control, takes it back an
   assert.deepEqual([...student.troubles, ...teacher.troubles], []);
   await Promise.all([student.close(), teacher.close()]);
 });
+
+test("of two who came by one link one is given control alone, and both know who they are", async () => {
+  const owner = await browse({ reducedMotion: "reduce" });
+  const [one, other] = [await browse({ reducedMotion: "reduce" }), await browse({ reducedMotion: "reduce" })];
+  const seen = [];
+  await signUp(owner.page, server.url, "host");
+  const vm = await startDesktop(owner.page);
+  const serial = await server.serial(vm.vmid);
+  const { body } = await call(owner.page, "POST", `/vms/${vm.vmid}/shares`, {});
+  const { share } = body;
+  const names = [];
+  for (const { page } of [one, other]) {
+    await page.goto(`${server.url}${share.url}`);
+    await bars(page);
+    names.push(await until("the guest knows who he is", () => page.locator("#guest").innerText()));
+  }
+  assert.notEqual(names[0], names[1]);
+  await inspect(other.page, "guest", seen);
+  // The terminal is the same browser's.
+  const terminal = await one.context.newPage();
+  await terminal.goto(`${server.url}${share.url.replace("/novnc/", "/terminal/").replace(/path=ws\/\d+/, "$&/serial")}`);
+  await until("and so it is called", async () => (await terminal.locator("#guest").innerText()) === names[0]);
+  await terminal.close();
+
+  await owner.page.goto(server.url);
+  await owner.page.locator("#vm-share").click();
+  await until("both are listed", async () => (await owner.page.locator("#viewer-list li").count()) === 2);
+  await inspect(owner.page, "guests", seen);
+  for (const { page } of [one, other]) await showBar(page);
+  await owner.page.getByRole("button", { name: `Give control to ${names[1]}` }).click();
+  await until("his page says that he has control", async () => (await other.page.locator("#guest").isVisible()) && !(await other.page.locator("#view-only").isVisible()));
+  await showBar(one.page);
+  assert.ok(await one.page.locator("#view-only").isVisible(), "and the other one's that he only looks");
+  await one.page.keyboard.press("b");
+  await other.page.locator("#screen canvas").click();
+  await other.page.keyboard.press("k");
+  await until("the system in the machine has his key", () => keysOf(serial).includes(37));
+  assert.ok(!keysOf(serial).includes(48), "and none of who only looks");
+  await call(owner.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  serial.close();
+  assert.deepEqual(seen, []);
+  assert.deepEqual(owner.troubles, []);
+  await Promise.all([owner, one, other].map((browser) => browser.close()));
+});

@@ -106,10 +106,7 @@ fn hide_from_teachers(cx: &Cx, user: &str, role: &str) {
     vm.row.borrow_mut().user_role = role.to_owned();
     if role != "user" {
         for viewer in vm.viewers.all().into_iter().filter(|viewer| viewer.kind == Kind::Teacher) {
-            cx.order(Order::End(
-                Which::Viewer(vm.vmid, viewer.token),
-                End::new(1008, "its owner is no student any more"),
-            ));
+            cx.order(Order::End(Which::Viewer(vm.vmid, viewer.id), End::new(1008, "its owner is no student any more")));
         }
     }
 }
