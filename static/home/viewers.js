@@ -24,7 +24,7 @@ function line(viewer) {
     if (await sure({ title: `Close the screen of ${who}?`, loss: viewer.kind === "link" ? "Whoever it is may come again as long as the link works; revoke the link to end that." : "Your desktop goes on. They may come again.", yes: "Close it" })) await act("DELETE", viewer);
   });
   const since = make("span", { class: "hint", title: `Since ${exactly(viewer.since)}` }, `for ${span(Math.max(0, serverNow() - Date.parse(viewer.since)))}`);
-  return make("li", { class: "py-2 flex flex-wrap items-center gap-2" }, make("span", { class: "mr-auto wrap-anywhere" }, `${who} ${what}, `, since), give, close);
+  return make("li", { class: "py-2 flex flex-wrap items-center gap-2" }, make("span", { class: "w-full wrap-anywhere" }, `${who} ${what}, `, since), give, close);
 }
 
 /** Asks who looks, and shows it. */
