@@ -62,7 +62,7 @@ fn an_operator_lists_shows_and_stops_vms_beside_the_server() {
         serde_json::from_str(&done(&beside(&server, &["vm", "show", vmid(&vm), "--json"]))).expect("json");
     assert_eq!((&shown, &shown["alive"]), (&line, &json!(true)));
     let shown = done(&beside(&server, &["vm", "show", vmid(&vm)]));
-    assert!(shown.contains("image     tiny.iso") && shown.contains("user      ann ("), "{shown}");
+    assert!(shown.contains("image     still.iso") && shown.contains("user      ann ("), "{shown}");
 
     let mut screen = server.screen(&token, &vm);
     let said = done(&beside(&server, &["vm", "stop", vmid(&vm)]));

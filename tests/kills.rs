@@ -199,7 +199,7 @@ fn a_server_killed_at_any_step_of_a_stop_ends_the_vm_or_has_it_running() {
 
 #[test]
 fn a_server_killed_at_any_step_of_a_power_cycle_ends_it_and_the_vm_runs() {
-    let mut server = Server::with(STAYS, "", "");
+    let mut server = Server::with(STAYS, "", &common::living());
     let token = server.sign_up("cycler");
     let answer = server.call("POST", "/run-iso", &token, &json!({"disk": "work", "data_disk_gb": 1}));
     let vm = answer.json["vm"].clone();
@@ -271,7 +271,7 @@ fn after_a_restart_of_the_host_vms_are_over_with_that_reason_and_nothing_of_them
 
 #[test]
 fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_snapshotted() {
-    let mut server = Server::with(STAYS, "", "");
+    let mut server = Server::with(STAYS, "", &common::living());
     let token = server.sign_up("keeper");
     let answer = server.call("POST", "/run-iso", &token, &json!({"disk": "work", "data_disk_gb": 1}));
     let vm = answer.json["vm"].clone();
@@ -313,7 +313,7 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
 
 #[test]
 fn a_server_killed_while_a_snapshot_is_gone_back_to_or_removed_leaves_a_vm_that_runs() {
-    let mut server = Server::with(STAYS, "", "");
+    let mut server = Server::with(STAYS, "", &common::living());
     let token = server.sign_up("keeper");
     let vm = server.call("POST", "/run-iso", &token, &json!({"disk": "work", "data_disk_gb": 1})).json["vm"].clone();
     server.serial(&vm).wait_for("tiny: up");

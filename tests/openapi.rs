@@ -231,7 +231,7 @@ fn machine(asker: &mut Asker<'_>) {
 
 #[test]
 fn a_real_server_answers_as_it_is_described() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = common::admin(&server);
     let mut asker = Asker { server: &server, api: Api::new(), token };
     account_and_server(&mut asker);

@@ -12,7 +12,7 @@ fn path_of(vm: &Value) -> String {
 
 #[test]
 fn a_reset_boots_the_same_qemu_again_and_keeps_its_screens() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("resetter");
     let vm = server.launch(&token);
     let mut serial = server.serial(&vm);
@@ -43,7 +43,7 @@ fn a_reset_boots_the_same_qemu_again_and_keeps_its_screens() {
 
 #[test]
 fn a_power_cycle_is_another_qemu_with_the_same_id_ports_and_terminal() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("cycler");
     let vm = server.launch(&token);
     let mut serial = server.serial(&vm);

@@ -20,7 +20,7 @@ fn screen_path(vm: &Value) -> String {
 
 #[test]
 fn keys_reach_the_guest_and_what_is_no_rfb_or_no_frame_ends_the_screen() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("alice");
     let vm = server.launch(&token);
     let mut serial = server.serial(&vm);
@@ -120,7 +120,7 @@ fn decoded(answer: &Answer) -> (usize, Vec<u8>) {
 
 #[test]
 fn what_the_guest_shows_can_be_had_as_a_picture_by_those_who_may_look() {
-    let server = Server::start();
+    let server = Server::start_living();
     let (owner, stranger) = (server.sign_up("owner"), server.sign_up("stranger"));
     let vm = server.launch(&owner);
     let path = format!("{}/screen.png", path_of(&vm));
@@ -183,7 +183,7 @@ fn a_log_out_ends_the_open_screen_at_once() {
 
 #[test]
 fn a_guest_ends_by_its_own_power_by_acpi_or_by_a_kill_each_with_its_reason() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("ender");
     let end_of = |vm: &Value| {
         until("the VM ended", || {
@@ -235,7 +235,7 @@ fn twenty_tabs_that_reload_at_once_all_get_the_screen() {
 
 #[test]
 fn a_browser_that_stops_reading_costs_no_memory_and_nobody_else_notices() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("reader");
     let vm = server.launch(&token);
     server.serial(&vm).wait_for("fbdemo 1024x768");

@@ -41,7 +41,7 @@ fn picture(screen: &mut WebSocket<TcpStream>) {
 
 #[test]
 fn who_only_looks_sees_everything_and_changes_nothing_and_who_may_control_does() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("owner");
     let vm = server.launch(&token);
     let mut serial = server.serial(&vm);

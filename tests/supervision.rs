@@ -32,7 +32,7 @@ fn wait_for_event(server: &Server, kind: &str, detail: &str) {
 
 #[test]
 fn a_guest_whose_kernel_crashes_stands_still_and_a_restart_helps() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("crasher");
     let vm = server.launch(&token);
     let mut serial = server.serial(&vm);
@@ -134,7 +134,7 @@ fn a_full_disk_pauses_the_guest_is_told_survives_a_server_and_ends_with_resume()
 
 #[test]
 fn a_guest_on_a_disk_that_is_really_full_waits_and_loses_nothing_when_there_is_room_again() {
-    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "disk_reserve_mb = 0", "");
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "disk_reserve_mb = 0", &common::living());
     let disk = SmallDisk::over(&server.base().join("runs"), 8);
     let token = server.sign_up("writer");
     let answer = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"}));

@@ -17,7 +17,7 @@ fn vmid(vm: &Value) -> &str {
 
 #[test]
 fn a_terminal_types_into_the_guest_and_later_ones_see_what_was() {
-    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 4", "");
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 4", &common::living());
     let token = server.sign_up("typist");
     let vm = server.launch(&token);
     let mut first = server.serial(&vm);
@@ -63,7 +63,7 @@ fn a_terminal_types_into_the_guest_and_later_ones_see_what_was() {
 
 #[test]
 fn a_terminal_that_does_not_read_costs_nothing_and_is_moved_ahead() {
-    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 16", "");
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "serial_scrollback_kb = 16", &common::living());
     let token = server.sign_up("flood");
     let vm = server.launch(&token);
     let mut quick = server.serial(&vm);
@@ -85,7 +85,7 @@ fn a_terminal_that_does_not_read_costs_nothing_and_is_moved_ahead() {
 
 #[test]
 fn a_large_paste_waits_for_a_guest_that_is_busy_and_arrives_whole() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("paster");
     let vm = server.launch(&token);
     let mut terminal = server.serial(&vm);
@@ -122,7 +122,7 @@ fn only_its_owner_and_administrators_have_a_vms_terminal_and_a_log_out_ends_it()
 
 #[test]
 fn a_server_that_was_killed_has_its_terminals_again() {
-    let server = Server::with("tls = \"off\"", "", "");
+    let server = Server::with("tls = \"off\"", "", &common::living());
     let token = server.sign_up("survivor");
     let vm = server.launch(&token);
     let mut terminal = server.serial(&vm);

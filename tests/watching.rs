@@ -52,7 +52,7 @@ fn may(server: &Server, vm: &Value, token: &str, who: &Value, control: bool) -> 
 
 #[test]
 fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
-    let server = Server::start();
+    let server = Server::start_living();
     let (ada, lee) = (server.sign_up("ada"), teacher(&server, "lee"));
     let vm = server.launch(&ada);
     let mut serial = server.serial(&vm);
@@ -193,7 +193,7 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
 
 #[test]
 fn one_of_those_who_came_by_the_same_link_is_given_control_alone() {
-    let server = Server::start();
+    let server = Server::start_living();
     let ada = server.sign_up("ada");
     let vm = server.launch(&ada);
     let mut serial = server.serial(&vm);
