@@ -539,12 +539,13 @@ fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_b
     server.end();
 }
 
-/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and the one that tells of it.
+/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and one with a line for each that
+/// stopped.
 fn holding(verb: &str) -> (Server, PathBuf, PathBuf) {
     let folder = common::folder();
     let [tool, hold, held] = ["qemu-img", "hold", "held"].map(|name| folder.path().join(name));
     let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then touch '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
+        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then echo held >> '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
          exec qemu-img \"$@\"\n",
         hold.display(),
         held.display()
@@ -580,6 +581,31 @@ fn an_image_of_all_is_not_removed_while_a_disk_is_made_from_it() {
         assert_eq!(making.join().expect("made").status, 201);
         let refused = removing.join().expect("refused");
         assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    });
+    server.end();
+}
+
+#[test]
+fn a_class_that_starts_from_one_image_of_all_does_not_wait_for_each_others_overlays() {
+    let (server, hold, held) = holding("create");
+    let (admin, class) = (common::admin(&server), ["ada", "ben", "cleo"].map(|name| server.sign_up(name)));
+    let library = server.base().join("images");
+    fs::create_dir_all(&library).expect("library");
+    fs::copy(image(), library.join("lesson.raw")).expect("image");
+    let overlays = || fs::read_to_string(&held).map_or(0, |text| text.lines().count());
+    std::thread::scope(|scope| {
+        let start = |token| server.call("POST", "/run-iso", token, &json!({"iso": "lesson.raw"}));
+        let starting = class.each_ref().map(|token| scope.spawn(move || start(token)));
+        until("all of them are being made", || (overlays() == class.len()).then_some(()));
+        let removing = scope.spawn(|| server.call("DELETE", "/isos/lesson.raw", &admin, &Value::Null));
+        fs::remove_file(&hold).expect("go on");
+        let refused = removing.join().expect("refused");
+        assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+        for (starting, token) in starting.into_iter().zip(&class) {
+            let started = starting.join().expect("started");
+            assert_eq!(started.status, 200, "{started:?}\n{}", server.said());
+            server.stop(token, &started.json["vm"]);
+        }
     });
     server.end();
 }
