@@ -1,49 +1,14 @@
-//! What people keep, on real guests: disks that outlive their VM, overlays of disk images, snapshots with memory and without.
+//! Disks that people keep, on real guests: they outlive their VM, lie over disk images, and come back from a backup.
 
 mod common;
 
-use common::{Answer, Events, Serial, Server, SmallDisk, image, until};
+use common::store::{OWN, PLAIN, disks, folder_of, run, sh, snapshots, terminal};
+use common::{Serial, Server, image, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-
-const PLAIN: &str = "tls = \"off\"\nstop_vms_on_exit = true";
-const OWN: &str = "base_image = \"{VM_BASE_DIR}/uploads\"";
-
-fn uid(server: &Server, token: &str) -> String {
-    server.call("GET", "/auth/me", token, &Value::Null).json["user"]["id"].as_str().expect("id").to_owned()
-}
-
-fn folder_of(server: &Server, token: &str) -> PathBuf {
-    server.base().join("users").join(uid(server, token))
-}
-
-fn run(server: &Server, token: &str, body: &Value) -> Value {
-    let answer = server.call("POST", "/run-iso", token, body);
-    assert_eq!(answer.status, 200, "{answer:?}\n{}", server.said());
-    answer.json["vm"].clone()
-}
-
-fn terminal(server: &Server, token: &str, vm: &Value) -> Serial {
-    server.terminal(token, vm).expect("a terminal")
-}
-
-/// Types a command until the guest's shell has answered it.
-fn sh(serial: &mut Serial, command: &str, wanted: &str) {
-    serial.text.clear();
-    serial.send(&format!("{command}\n"));
-    serial.wait_for(wanted);
-}
-
-fn snapshots(server: &Server, token: &str, vm: &Value, method: &str, rest: &str, body: &Value) -> Answer {
-    server.call(method, &format!("/vms/{}/snapshots{rest}", vm["vmid"].as_str().expect("vmid")), token, body)
-}
-
-fn disks(server: &Server, token: &str) -> Value {
-    server.call("GET", "/disks", token, &Value::Null).json
-}
 
 #[test]
 fn what_a_guest_writes_to_a_kept_disk_is_there_next_time() {
@@ -177,154 +142,6 @@ fn a_profile_with_a_base_disk_starts_everybody_from_it() {
 }
 
 #[test]
-fn hostile_and_broken_disk_images_are_refused() {
-    let server = Server::with(PLAIN, "", OWN);
-    let token = server.sign_up("hostile");
-    let images = folder_of(&server, &token).join("images");
-    fs::create_dir_all(&images).expect("folder");
-    let qcow2 = images.join("evil.qcow2");
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-u", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw"])
-        .arg(&qcow2)
-        .arg("1G")
-        .status();
-    assert!(made.expect("qemu-img").success());
-    let refused = server.call("POST", "/run-iso", &token, &json!({"iso": "evil.qcow2"}));
-    assert!(
-        refused.status == 422 && refused.json["detail"].as_str().is_some_and(|d| d.contains("overlay")),
-        "{refused:?}"
-    );
-    fs::write(images.join("noise.qcow2"), vec![7; 20_000_000]).expect("noise");
-    assert_eq!(server.call("POST", "/run-iso", &token, &json!({"iso": "noise.qcow2"})).status, 422);
-    // A disk that is none any more.
-    fs::create_dir_all(folder_of(&server, &token).join("disks")).expect("folder");
-    fs::write(folder_of(&server, &token).join("disks/bad.qcow2"), b"x").expect("disk");
-    let bad = server.call("POST", "/run-iso", &token, &json!({"disk": "bad"}));
-    assert_eq!((bad.status, &bad.json["field"]), (422, &json!("disk")), "{bad:?}");
-    server.assert_nothing_left();
-    server.end();
-}
-
-#[test]
-fn an_image_that_claims_more_than_a_vm_may_write_to_is_not_started_but_the_operators_is() {
-    let folder = common::folder();
-    let big = folder.path().join("class.qcow2");
-    let make = |path: &std::path::Path| {
-        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg("3G").status();
-        assert!(made.expect("qemu-img").success());
-    };
-    make(&big);
-    let profile = format!("base_disk = {big:?}\n{OWN}");
-    let text = common::settings(&folder.path().join("b"), PLAIN, "max_data_disk_gb = 2", &profile);
-    fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
-    let server = Server::run(folder);
-    let token = server.sign_up("filler");
-    let images = folder_of(&server, &token).join("images");
-    fs::create_dir_all(&images).expect("folder");
-    make(&images.join("huge.qcow2"));
-    let refused = server.call("POST", "/run-iso", &token, &json!({"iso": "huge.qcow2"}));
-    assert_eq!((refused.status, &refused.json["field"]), (422, &json!("iso")), "{refused:?}");
-    assert!(refused.json["detail"].as_str().is_some_and(|why| why.contains("3 GiB")), "{refused:?}");
-    server.assert_nothing_left();
-    let vm = run(&server, &token, &Value::Null);
-    assert_eq!(vm["iso"], json!("class.qcow2"));
-    server.stop(&token, &vm);
-    server.end();
-}
-
-#[test]
-fn a_snapshot_brings_disk_and_memory_back() {
-    let server = Server::start();
-    let token = server.sign_up("saver");
-    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
-    let mut serial = terminal(&server, &token, &vm);
-    serial.wait_for("tiny: up");
-    let write = |serial: &mut Serial, word: &str| {
-        sh(
-            serial,
-            &format!(
-                "echo {word} > /tmp/note; echo {word} | dd of=/dev/vda conv=sync bs=512 2>/dev/null; sync; echo done-$((1+1))"
-            ),
-            "done-2",
-        );
-    };
-    write(&mut serial, "before");
-    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json, json!({"snapshots": []}));
-    let mut events = Events::of(&server, &token);
-    let made = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"}));
-    let told = events.wait_for("the job", |vm| vm["job"]["what"] == "save" && vm["job"]["name"] == "clean");
-    assert!(told["job"]["percent"].as_u64().is_some_and(|percent| percent <= 100), "{told}");
-    events.wait_for("the end of the job", |vm| vm["job"] == Value::Null);
-    assert_eq!(
-        (made.status, &made.json["snapshot"]["name"], &made.json["snapshot"]["memory"]),
-        (201, &json!("clean"), &json!(true))
-    );
-    assert!(made.json["snapshot"]["size"].as_u64().is_some_and(|size| size > 1 << 20), "{made:?}");
-    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "clean"})).code(), "snapshot_exists");
-    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "a,b"})).status, 422);
-    write(&mut serial, "foolish");
-    let back = snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null);
-    assert_eq!(back.status, 200, "{back:?}");
-    sh(&mut serial, "cat /tmp/note; dd if=/dev/vda bs=6 count=1 2>/dev/null; echo said-$((1+1))", "said-2");
-    assert!(serial.text.matches("before").count() == 2 && !serial.text.contains("foolish\r\n"), "{:?}", serial.text);
-    for (method, rest) in [("POST", "/nothing/restore"), ("DELETE", "/nothing")] {
-        assert_eq!(snapshots(&server, &token, &vm, method, rest, &Value::Null).code(), "snapshot_not_found");
-    }
-    let stranger = server.sign_up("stranger");
-    assert_eq!(snapshots(&server, &stranger, &vm, "GET", "", &Value::Null).status, 404);
-    write(&mut serial, "after");
-    server.stop(&token, &vm);
-    // Of the stopped VM, by its disk.
-    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json["snapshots"][0]["name"], "clean");
-    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "cold"})).status, 201);
-    assert_eq!(snapshots(&server, &token, &vm, "POST", "/clean/restore", &Value::Null).status, 200);
-    assert_eq!(snapshots(&server, &token, &vm, "DELETE", "/clean", &Value::Null).status, 204);
-    let vm = run(&server, &token, &json!({"disk": "work"}));
-    let mut serial = terminal(&server, &token, &vm);
-    serial.wait_for("tiny: up");
-    sh(&mut serial, "dd if=/dev/vda bs=6 count=1 2>/dev/null", "before");
-    let left = snapshots(&server, &token, &vm, "DELETE", "/cold", &Value::Null);
-    assert_eq!(left.status, 204, "{left:?}");
-    assert_eq!(disks(&server, &token)["disks"][0]["snapshots"], 0);
-    server.stop(&token, &vm);
-    until("the audit trail has all of it", || {
-        (server.count("select count(*) from audit where action like '%snapshot'") == 6).then_some(())
-    });
-    server.end();
-}
-
-#[test]
-fn a_snapshot_whose_name_is_the_number_of_another_is_not_restored_in_its_place() {
-    let server = Server::start();
-    let token = server.sign_up("counter");
-    let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
-    let digits = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"}));
-    assert_eq!((digits.status, &digits.json["field"]), (422, &json!("name")), "{digits:?}");
-    server.stop(&token, &vm);
-    assert_eq!(snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"})).status, 422);
-    // As an older server, or the disk's owner, may have named them: the third one is called 2, and so is its own number not.
-    let disk = folder_of(&server, &token).join("disks/work.qcow2");
-    for name in ["one", "two", "2", "4"] {
-        let made = Command::new("qemu-img").args(["snapshot", "-c", name]).arg(&disk).status();
-        assert!(made.expect("qemu-img").success());
-    }
-    let restore = |name: &str, vm: &Value| {
-        let answer = snapshots(&server, &token, vm, "POST", &format!("/{name}/restore"), &Value::Null);
-        (answer.status, answer.code().to_owned())
-    };
-    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
-    assert_eq!(restore("4", &vm).0, 200, "its name is its own number");
-    let vm = run(&server, &token, &json!({"disk": "work"}));
-    terminal(&server, &token, &vm).wait_for("tiny: up");
-    assert_eq!(restore("2", &vm), (409, "snapshot_ambiguous".to_owned()));
-    assert_eq!(snapshots(&server, &token, &vm, "DELETE", "/2", &Value::Null).status, 204);
-    let left = snapshots(&server, &token, &vm, "GET", "", &Value::Null).json["snapshots"].to_string();
-    assert!(left.contains("two") && !left.contains("\"2\""), "{left}");
-    server.stop(&token, &vm);
-    server.end();
-}
-
-#[test]
 fn the_quota_that_is_told_is_the_one_that_is_kept() {
     let server = Server::with(PLAIN, "disk_quota_gb = 3\ndisk_reserve_mb = 0", "");
     let token = server.sign_up("counter");
@@ -338,34 +155,6 @@ fn the_quota_that_is_told_is_the_one_that_is_kept() {
     let make =
         |name: &str, gb: u32| server.call("POST", "/disks", &token, &json!({"name": name, "size_gb": gb})).status;
     assert_eq!((make("big", 2), make("small", 1)), (413, 201));
-    server.end();
-}
-
-#[test]
-fn a_vm_without_a_disk_is_told_the_remedy() {
-    let server = Server::start();
-    let token = server.sign_up("diskless");
-    let vm = server.launch(&token);
-    assert_eq!(snapshots(&server, &token, &vm, "GET", "", &Value::Null).json, json!({"snapshots": []}));
-    let refused = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "x"}));
-    assert!(
-        refused.status == 409 && refused.json["detail"].as_str().is_some_and(|d| d.contains("data_disk_gb")),
-        "{refused:?}"
-    );
-    server.stop(&token, &vm);
-    let kept = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
-    server.stop(&token, &kept);
-    assert_eq!(server.call("DELETE", "/disks/work", &token, &Value::Null).status, 204);
-    for ended in [&vm, &kept] {
-        let none = snapshots(&server, &token, ended, "GET", "", &Value::Null);
-        assert_eq!((none.status, none.json), (200, json!({"snapshots": []})));
-        for (method, rest, body) in
-            [("POST", "", json!({"name": "x"})), ("POST", "/x/restore", Value::Null), ("DELETE", "/x", Value::Null)]
-        {
-            let refused = snapshots(&server, &token, ended, method, rest, &body);
-            assert_eq!((refused.status, refused.code()), (409, "no_disk"), "{method} {rest}: {refused:?}");
-        }
-    }
     server.end();
 }
 
@@ -496,27 +285,6 @@ fn a_tool_that_fails_is_quoted_and_one_that_hangs_is_ended() {
 }
 
 #[test]
-fn a_snapshot_that_fails_says_why_and_the_vm_goes_on() {
-    let server = Server::with(PLAIN, "disk_reserve_mb = 0", "");
-    // Too small for the guest's memory.
-    let disk = SmallDisk::over(&server.base().join("runs"), 12);
-    let token = server.sign_up("unlucky");
-    let vm = run(&server, &token, &json!({"data_disk_gb": 1, "persistence": "ephemeral"}));
-    let mut serial = terminal(&server, &token, &vm);
-    serial.wait_for("tiny: up");
-    let failed = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "big"}));
-    assert_eq!((failed.status, failed.code()), (409, "snapshot_failed"), "{failed:?}");
-    let why = failed.json["detail"].as_str().unwrap_or_default();
-    assert!(why.contains("No space left") || why.contains("writing VM state"), "{why}");
-    sh(&mut serial, "echo alive-$((40+2))", "alive-42");
-    let now = server.call("GET", &format!("/vms/{}", vm["vmid"].as_str().expect("vmid")), &token, &Value::Null).json;
-    assert_eq!((&now["state"], &now["paused"], &now["job"]), (&json!("running"), &Value::Null, &Value::Null), "{now}");
-    server.stop(&token, &vm);
-    drop(disk);
-    server.end();
-}
-
-#[test]
 fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_bound() {
     let server = Server::with(PLAIN, "snapshots_per_disk = 1", "");
     let token = server.sign_up("installer");
@@ -539,12 +307,13 @@ fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_b
     server.end();
 }
 
-/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and the one that tells of it.
+/// A server whose `qemu-img` stops before it does what it is called for while there is a file; gives that file, and one with a line for each that
+/// stopped.
 fn holding(verb: &str) -> (Server, PathBuf, PathBuf) {
     let folder = common::folder();
     let [tool, hold, held] = ["qemu-img", "hold", "held"].map(|name| folder.path().join(name));
     let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then touch '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
+        "#!/bin/sh\nif [ \"$1\" = {verb} ] && [ -e '{0}' ]; then echo held >> '{1}'; while [ -e '{0}' ]; do sleep 0.02; done; fi\n\
          exec qemu-img \"$@\"\n",
         hold.display(),
         held.display()
@@ -580,6 +349,31 @@ fn an_image_of_all_is_not_removed_while_a_disk_is_made_from_it() {
         assert_eq!(making.join().expect("made").status, 201);
         let refused = removing.join().expect("refused");
         assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+    });
+    server.end();
+}
+
+#[test]
+fn a_class_that_starts_from_one_image_of_all_does_not_wait_for_each_others_overlays() {
+    let (server, hold, held) = holding("create");
+    let (admin, class) = (common::admin(&server), ["ada", "ben", "cleo"].map(|name| server.sign_up(name)));
+    let library = server.base().join("images");
+    fs::create_dir_all(&library).expect("library");
+    fs::copy(image(), library.join("lesson.raw")).expect("image");
+    let overlays = || fs::read_to_string(&held).map_or(0, |text| text.lines().count());
+    std::thread::scope(|scope| {
+        let start = |token| server.call("POST", "/run-iso", token, &json!({"iso": "lesson.raw"}));
+        let starting = class.each_ref().map(|token| scope.spawn(move || start(token)));
+        until("all of them are being made", || (overlays() == class.len()).then_some(()));
+        let removing = scope.spawn(|| server.call("DELETE", "/isos/lesson.raw", &admin, &Value::Null));
+        fs::remove_file(&hold).expect("go on");
+        let refused = removing.join().expect("refused");
+        assert_eq!((refused.status, refused.code()), (409, "image_in_use"), "{refused:?}");
+        for (starting, token) in starting.into_iter().zip(&class) {
+            let started = starting.join().expect("started");
+            assert_eq!(started.status, 200, "{started:?}\n{}", server.said());
+            server.stop(token, &started.json["vm"]);
+        }
     });
     server.end();
 }

@@ -250,6 +250,25 @@ fn a_qemu_that_is_silent_when_it_is_taken_over_runs_on_and_holds_nobody_up() {
 }
 
 #[test]
+fn a_snapshot_that_a_former_server_began_is_told_by_its_name() {
+    let id = format!("snapshot-0123456789ab-{}", data_encoding::HEXLOWER.encode(b"v1.0+a"));
+    let mut server = stand_in::server(&format!("job {id} snapshot-load"), "");
+    let token = server.sign_up("restorer");
+    let vm = server.launch(&token);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    let server = Server::run(folder);
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let job = json!({"what": "restore", "name": "v1.0+a", "percent": 40});
+    until("it is told", || (server.call("GET", &path, &token, &Value::Null).json["job"] == job).then_some(()));
+    let snapshot = server.call("POST", &format!("{path}/snapshots"), &token, &json!({"name": "next"}));
+    assert_eq!((snapshot.status, snapshot.code()), (409, "snapshot_busy"), "{snapshot:?}");
+    assert!(snapshot.json["detail"].as_str().is_some_and(|why| why.contains("restore v1.0+a")), "{snapshot:?}");
+    server.stop(&token, &vm);
+    server.end();
+}
+
+#[test]
 fn a_power_cycle_of_a_qemu_that_was_not_taken_over_yet_is_not_taken_for_its_silence() {
     let mut server = stand_in::server("writes", "adopt_seconds = 7");
     let token = server.sign_up("impatient");

@@ -280,6 +280,7 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
     let disk = fs_walk(&server.base().join("users"), "work.qcow2").remove(0);
     let size = || fs::metadata(&disk).map_or(0, |about| about.len());
     let base = size();
+    let mut told = 0;
     // Begun, in the middle, near the end: the guest's memory is written into the disk.
     let mut left: VecDeque<_> = [1, 4 << 20, 24 << 20].map(|grown| (grown, ATTEMPTS)).into();
     for n in 0.. {
@@ -305,7 +306,9 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
         let mut serial = server.serial(&vm);
         serial.send(&format!("echo still-$(({n}))-here\n"));
         serial.wait_for(&format!("still-{n}-here"));
+        told += u32::from(server.said().contains(&format!("job of the former server has ended: save s{n}")));
     }
+    assert!(told > 0, "no kill came while a snapshot was under way");
     server.stop(&token, &vm);
     server.assert_nothing_left();
     server.end();

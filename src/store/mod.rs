@@ -9,7 +9,7 @@
 //! ```
 //! The folders are the truth: a user's folder that is copied away and back is that user's again. A file comes to its place by one
 //! rename, after it was written to the disk, so there is never half of one. Names are of a strict alphabet ([`names`]).
-//! Two changes of one user's things never overlap ([`Claims`]).
+//! Two changes of one user's things never overlap, and what many use is not changed meanwhile ([`Claims`]).
 
 pub mod disks;
 pub mod images;
@@ -124,32 +124,77 @@ pub fn files(folder: &Path) -> Vec<(String, std::fs::Metadata)> {
     found
 }
 
-type Queue = VecDeque<Answer<Claim>>;
+/// How a claim is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Alone,
+    Together,
+}
 
-/// One change of a user's things at a time; the others wait in order.
+/// Who has a claim, and who waits for it in order.
+struct Holders {
+    way: Way,
+    count: usize,
+    queue: VecDeque<(Way, Answer<Claim>)>,
+}
+
+impl Holders {
+    /// Who is next, when nobody has it any more: one alone, or all those in front who may have it together.
+    fn next(&mut self) -> Vec<Answer<Claim>> {
+        let mut next = Vec::new();
+        let is_shared = |waits: &VecDeque<(Way, _)>| waits.front().is_some_and(|(way, _)| *way == Way::Together);
+        while next.is_empty() || (self.way == Way::Together && is_shared(&self.queue)) {
+            let Some((way, answer)) = self.queue.pop_front() else { break };
+            // Else its asker left.
+            if !answer.is_abandoned() {
+                self.way = way;
+                next.push(answer);
+            }
+        }
+        self.count = next.len();
+        next
+    }
+}
+
+/// One change of a user's things at a time; the others wait in order. Many may hold one thing still together.
 #[derive(Default)]
-pub struct Claims(Rc<RefCell<HashMap<String, Queue>>>);
+pub struct Claims(Rc<RefCell<HashMap<String, Holders>>>);
 
-/// The right to change; dropping it lets the next one.
+/// The right to change, or that nobody else changes; dropping it lets the next one.
 pub struct Claim {
     who: String,
-    table: Rc<RefCell<HashMap<String, Queue>>>,
+    table: Rc<RefCell<HashMap<String, Holders>>>,
 }
 
 impl Claims {
     /// Waits for the right to change what is `who`'s.
     pub async fn of(&self, who: &str) -> Claim {
+        self.take(who, Way::Alone).await
+    }
+
+    /// Waits until nobody changes what is `who`'s, and lets nobody: whoever only uses it may do so beside others. Who came before to change it
+    /// is let first.
+    pub async fn still(&self, who: &str) -> Claim {
+        self.take(who, Way::Together).await
+    }
+
+    async fn take(&self, who: &str, way: Way) -> Claim {
+        let claim = || Claim { who: who.to_owned(), table: Rc::clone(&self.0) };
         loop {
             let promise = {
                 let mut table = self.0.borrow_mut();
                 match table.get_mut(who) {
                     None => {
-                        table.insert(who.to_owned(), Queue::new());
-                        return Claim { who: who.to_owned(), table: Rc::clone(&self.0) };
+                        table.insert(who.to_owned(), Holders { way, count: 1, queue: VecDeque::new() });
+                        return claim();
                     }
-                    Some(queue) => {
+                    Some(held) if [held.way, way] == [Way::Together; 2] && held.queue.is_empty() => {
+                        held.count += 1;
+                        return claim();
+                    }
+                    Some(held) => {
                         let (answer, promise) = oneshot();
-                        queue.push_back(answer);
+                        held.queue.push_back((way, answer));
                         promise
                     }
                 }
@@ -163,22 +208,21 @@ impl Claims {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        loop {
-            let next = {
-                let mut table = self.table.borrow_mut();
-                let Some(queue) = table.get_mut(&self.who) else { return };
-                let next = queue.pop_front();
-                if next.is_none() {
-                    table.remove(&self.who);
-                }
-                next
-            };
-            match next {
-                None => return,
-                // Its asker left.
-                Some(answer) if answer.is_abandoned() => {}
-                Some(answer) => return answer.give(Self { who: self.who.clone(), table: Rc::clone(&self.table) }),
+        let next = {
+            let mut table = self.table.borrow_mut();
+            let Some(held) = table.get_mut(&self.who) else { return };
+            held.count -= 1;
+            if held.count > 0 {
+                return;
             }
+            let next = held.next();
+            if next.is_empty() {
+                table.remove(&self.who);
+            }
+            next
+        };
+        for answer in next {
+            answer.give(Self { who: self.who.clone(), table: Rc::clone(&self.table) });
         }
     }
 }
@@ -214,6 +258,33 @@ mod tests {
         open.give(());
         tasks.run_ready(Instant::now(), 100);
         assert_eq!(*order.borrow(), ["alice 1", "bob 1", "alice 2", "alice 3"]);
+        assert!(claims.0.borrow().is_empty(), "a claim is left over");
+    }
+
+    #[test]
+    fn who_only_uses_a_thing_waits_for_nobody_but_who_changes_it_and_he_for_all_of_them() {
+        let claims = Rc::new(Claims::default());
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let mut tasks = Tasks::new(Arc::new(|| ()));
+        let mut gates = Vec::new();
+        for what in ["use 1", "use 2", "change", "use 3", "use 4"] {
+            let (c, o, (open, gate)) = (Rc::clone(&claims), Rc::clone(&order), oneshot::<()>());
+            gates.push(open);
+            tasks.spawner().spawn(what, async move {
+                let _claim = if what == "change" { c.of("all").await } else { c.still("all").await };
+                o.borrow_mut().push(what);
+                let _ = gate.await;
+            });
+        }
+        let there = [2, 2, 3, 5, 5, 5];
+        for (opened, there) in there.into_iter().enumerate() {
+            tasks.run_ready(Instant::now(), 100);
+            assert_eq!(order.borrow().len(), there, "{opened} have ended: {:?}", order.borrow());
+            if opened < 5 {
+                gates.remove(0).give(());
+            }
+        }
+        assert_eq!(*order.borrow(), ["use 1", "use 2", "change", "use 3", "use 4"]);
         assert!(claims.0.borrow().is_empty(), "a claim is left over");
     }
 }

@@ -91,12 +91,13 @@ pub async fn make_kept(cx: &Cx, path: &Path, new: &NewDisk) -> Result<(), Proble
 }
 
 /// The claim of the shared library where the image below is one of its: until its overlay is there nothing tells that it is needed, and whoever
-/// removes or replaces it looks first. That it is there still is looked at in the claim.
+/// removes or replaces it looks first. A class has it together: nobody waits for another's overlay. That the image is there still is looked at
+/// in the claim.
 async fn library(cx: &Cx, new: &NewDisk) -> Result<Option<Claim>, Problem> {
     let Some((base, _)) = &new.base else { return Ok(None) };
     let (folder, image) = (cx.layout.images(None), base.clone());
     let is_shared = cx.disk(move || folder.canonicalize().is_ok_and(|folder| image.starts_with(folder))).await?;
-    let claim = if is_shared { Some(cx.claims.of(images::SHARED).await) } else { None };
+    let claim = if is_shared { Some(cx.claims.still(images::SHARED).await) } else { None };
     let image = base.clone();
     if cx.disk(move || image.exists()).await? {
         return Ok(claim);

@@ -9,6 +9,7 @@ use super::process::Process;
 use super::{Job, Vm, agent, disks};
 use crate::house::{Cx, House};
 use crate::proto::problem::Problem;
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -186,7 +187,7 @@ pub async fn live(cx: &Cx, vm: &Rc<Vm>, act: Act, name: &str) -> Result<Vec<Snap
         let memory = u64::from(vm.row.borrow().memory_mb) << 20;
         disks::room(cx, &cx.layout.base().join(name), memory).await?;
     }
-    let id = format!("{JOBS}{}", crate::random::hex_id());
+    let id = job_id(name);
     let (_, command, _) = act.words();
     let mut arguments = json!({ "job-id": id, "tag": name, "devices": disks });
     if act != Act::Delete
@@ -223,33 +224,48 @@ async fn end(cx: &Cx, process: &Process, id: &str, under: &Under) -> Result<(), 
 pub(super) async fn take_back(cx: &Cx, vm: &Rc<Vm>) {
     let process = Rc::clone(&vm.process.borrow());
     let Ok(jobs) = process.execute("query-jobs", None).await else { return };
-    let ours: Vec<(String, Act)> = jobs.as_array().into_iter().flatten().filter_map(ours).collect();
+    let ours: Vec<_> = jobs.as_array().into_iter().flatten().filter_map(ours).collect();
     if ours.is_empty() {
         // It may have ended between the job's end and this.
         agent::plug(cx, &process).await;
     }
-    for (id, act) in ours {
+    for (id, act, name) in ours {
         let (cx, vm, process) = (Rc::clone(cx), Rc::clone(vm), Rc::clone(&process));
         let spawner = cx.spawner.clone();
         spawner.spawn("snapshot of a former server", async move {
-            // Only one job was ever under way. QEMU does not say which snapshot it is of.
-            let Ok(under) = Under::begin(&cx, &vm, act, "") else { return };
+            // Only one job was ever under way, but who asked before QEMU answered may have begun another.
+            let under = loop {
+                match Under::begin(&cx, &vm, act, &name) {
+                    Ok(under) => break under,
+                    Err(_) if vm.ended.get().is_some() => return,
+                    Err(_) => cx.clock.sleep(LOOK).await,
+                }
+            };
+            let (what, ..) = act.words();
             match end(&cx, &process, &id, &under).await {
-                Ok(()) => log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server has ended"),
-                Err(e) => log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server failed: {}", e.detail),
+                Ok(()) => log::info!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server has ended: {what} {name}"),
+                Err(e) => log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "a snapshot job of the former server failed: {what} {name}: {}", e.detail),
             }
             agent::plug(&cx, &process).await;
         });
     }
 }
 
-/// The id of a job that a server of ours began, and what it does.
-fn ours(job: &Value) -> Option<(String, Act)> {
+/// The id of a new job. It has the snapshot's name in it, for QEMU does not say of which one a job is; not as it is written: an id has fewer letters
+/// than a name.
+fn job_id(name: &str) -> String {
+    format!("{JOBS}{}-{}", crate::random::hex_id(), HEXLOWER.encode(name.as_bytes()))
+}
+
+/// The id of a job that a server of ours began, what it does, and to which snapshot, where its id says so.
+fn ours(job: &Value) -> Option<(String, Act, String)> {
     let text = |name: &str| job.get(name).and_then(Value::as_str);
-    let id = text("id").filter(|id| id.starts_with(JOBS))?;
+    let id = text("id")?;
+    let (_, name) = id.strip_prefix(JOBS)?.split_once('-').unwrap_or_default();
+    let name = HEXLOWER.decode(name.as_bytes()).ok().and_then(|name| String::from_utf8(name).ok());
     let kind = text("type")?;
     let act = [Act::Save, Act::Restore, Act::Delete].into_iter().find(|act| act.words().1 == kind)?;
-    Some((id.to_owned(), act))
+    Some((id.to_owned(), act, name.unwrap_or_default()))
 }
 
 /// A name that can be taken, or that is there.
@@ -328,8 +344,12 @@ mod tests {
         for (kind, act) in
             [("snapshot-save", Act::Save), ("snapshot-load", Act::Restore), ("snapshot-delete", Act::Delete)]
         {
-            let job = json!({ "id": "snapshot-0123456789ab", "type": kind, "status": "running" });
-            assert_eq!(ours(&job), Some(("snapshot-0123456789ab".to_owned(), act)));
+            // The older servers' ids had no name in them.
+            for (id, name) in [(job_id("v1.0+a"), "v1.0+a"), ("snapshot-0123456789ab".to_owned(), "")] {
+                let job = json!({ "id": id, "type": kind, "status": "running" });
+                assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)), "QEMU refuses {id}");
+                assert_eq!(ours(&job), Some((id, act, name.to_owned())));
+            }
         }
         assert_eq!(ours(&json!({ "id": "snapshot-1", "type": "commit" })), None);
         assert_eq!(ours(&json!({ "id": "drive0", "type": "snapshot-save" })), None);

@@ -6,6 +6,7 @@ pub mod api;
 pub mod bot_api;
 pub mod frozen;
 pub mod stand_in;
+pub mod store;
 
 use serde_json::{Value, json};
 use std::fs;

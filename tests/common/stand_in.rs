@@ -3,6 +3,7 @@
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
 //! under KVM), `disk-full` (the host's disk is full, until `cont`), `complains` (a line on stderr every few milliseconds, then `enough`),
 //! `dies` (with last words, soon after it was started), `floods` (events without end), `writes` (silent for seconds when it is taken over, as one that writes a snapshot),
+//! `job ID TYPE` (has a job of that id and type, which does not end),
 //! `serial-ends` (the serial console greets, and ends when something is typed; in the other modes there is none), anything else: a VM that runs.
 
 use super::Server;
@@ -115,6 +116,10 @@ pub fn play() {
         "disk-full" => Some(("io-error", DISK_FULL)),
         _ => None,
     };
+    let jobs = mode.strip_prefix("job ").and_then(|job| job.split_once(' ')).map(|(id, kind)| {
+        let progress = r#""status": "running", "current-progress": 2, "total-progress": 5"#;
+        format!(r#"[{{"id": "{id}", "type": "{kind}", {progress}}}]"#)
+    });
     let mut status = "running";
     for (number, client) in monitor.incoming().flatten().enumerate() {
         if mode == "floods" {
@@ -126,7 +131,7 @@ pub fn play() {
             });
         }
         let silent = if mode == "writes" && number > 0 { 7 } else { 0 };
-        talk(client, silent, trouble, &mut status);
+        talk(client, silent, trouble, jobs.as_deref(), &mut status);
     }
 }
 
@@ -137,8 +142,14 @@ fn event(name: &str) -> String {
 }
 
 /// `silent` is for how many seconds it answers nothing; `trouble` the status QEMU falls into soon after it was first connected, and the event
-/// before it.
-fn talk(client: UnixStream, silent: u64, trouble: Option<(&'static str, &str)>, status: &mut &'static str) {
+/// before it; `jobs` those it has.
+fn talk(
+    client: UnixStream,
+    silent: u64,
+    trouble: Option<(&'static str, &str)>,
+    jobs: Option<&str>,
+    status: &mut &'static str,
+) {
     let mut out = client.try_clone().expect("clone");
     let _ = writeln!(
         out,
@@ -149,6 +160,7 @@ fn talk(client: UnixStream, silent: u64, trouble: Option<(&'static str, &str)>, 
         let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
         let answer = match command["execute"].as_str() {
             Some("query-block") => r#"[{"device": ""}, {"device": "", "io-status": "nospace"}]"#.to_owned(),
+            Some("query-jobs") if jobs.is_some() => jobs.unwrap_or_default().to_owned(),
             _ => format!(r#"{{"status": "{status}"}}"#),
         };
         let _ = writeln!(out, r#"{{"return": {answer}, "id": {}}}"#, command["id"]);
