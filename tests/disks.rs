@@ -12,7 +12,7 @@ use std::process::Command;
 
 #[test]
 fn what_a_guest_writes_to_a_kept_disk_is_there_next_time() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("keeper");
     let none = server.call("POST", "/run-iso", &token, &json!({"disk": "work"}));
     assert_eq!((none.status, none.code()), (404, "disk_not_found"), "{none:?}");
@@ -286,7 +286,7 @@ fn a_tool_that_fails_is_quoted_and_one_that_hangs_is_ended() {
 
 #[test]
 fn the_cd_is_first_when_it_is_asked_for_and_else_the_disk_and_snapshots_have_a_bound() {
-    let server = Server::with(PLAIN, "snapshots_per_disk = 1", "");
+    let server = Server::with(PLAIN, "snapshots_per_disk = 1", &common::living());
     let token = server.sign_up("installer");
     let order = |vm: &Value| {
         let line = fs::read(format!("/proc/{}/cmdline", vm["pid"])).expect("qemu");

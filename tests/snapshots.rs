@@ -9,7 +9,7 @@ use std::process::Command;
 
 #[test]
 fn a_snapshot_brings_disk_and_memory_back() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("saver");
     let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
     let mut serial = terminal(&server, &token, &vm);
@@ -70,7 +70,7 @@ fn a_snapshot_brings_disk_and_memory_back() {
 
 #[test]
 fn a_snapshot_whose_name_is_the_number_of_another_is_not_restored_in_its_place() {
-    let server = Server::start();
+    let server = Server::start_living();
     let token = server.sign_up("counter");
     let vm = run(&server, &token, &json!({"disk": "work", "data_disk_gb": 1}));
     let digits = snapshots(&server, &token, &vm, "POST", "", &json!({"name": "7"}));
@@ -129,7 +129,7 @@ fn a_vm_without_a_disk_is_told_the_remedy() {
 
 #[test]
 fn a_snapshot_that_fails_says_why_and_the_vm_goes_on() {
-    let server = Server::with(PLAIN, "disk_reserve_mb = 0", "");
+    let server = Server::with(PLAIN, "disk_reserve_mb = 0", &common::living());
     // Too small for the guest's memory.
     let disk = SmallDisk::over(&server.base().join("runs"), 12);
     let token = server.sign_up("unlucky");
