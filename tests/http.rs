@@ -155,6 +155,12 @@ fn assets_are_compressed_tagged_ranged_and_every_answer_is_guarded() {
     assert_eq!((br.header("content-encoding"), br.header("vary")), (Some("br"), Some("Accept-Encoding")));
     assert!(br.body.len() < plain.body.len());
     let tag = plain.header("etag").expect("tag").to_owned();
+    let coded = br.header("etag").expect("tag");
+    for tag in [tag.as_str(), coded] {
+        let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).expect("an entity tag is quoted");
+        assert!(!inner.is_empty() && !inner.contains('"'), "{tag}");
+    }
+    assert_ne!(tag, coded);
     assert_eq!(get(&format!("If-None-Match: {tag}\r\n")).status, 304);
     let part = get("Range: bytes=10-19\r\n");
     assert_eq!((part.status, &part.body[..]), (206, &plain.body[10..20]));
