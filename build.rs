@@ -54,7 +54,7 @@ fn table_of(manifest: &str, dist: &Path) -> String {
             "Asset {{ path: {:?}, content_type: {:?}, etag: {:?}, immutable: {}, identity: {}, gzip: Some({}), brotli: Some({}) }}",
             text(line, "path"),
             text(line, "type"),
-            format!("W/\"{}\"", text(line, "etag")),
+            text(line, "etag"),
             line.contains("\"immutable\":true"),
             bytes("file"),
             bytes("gz"),
@@ -71,7 +71,7 @@ fn table_of(manifest: &str, dist: &Path) -> String {
 fn table_without_pages() -> String {
     let page = |path| {
         format!(
-            "Asset {{ path: {path:?}, content_type: \"text/html; charset=utf-8\", etag: \"W/\\\"not-built\\\"\", immutable: false, \
+            "Asset {{ path: {path:?}, content_type: \"text/html; charset=utf-8\", etag: \"not-built\", immutable: false, \
              identity: {NOT_BUILT:?}.as_bytes(), gzip: None, brotli: None }}"
         )
     };

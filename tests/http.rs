@@ -155,12 +155,26 @@ fn assets_are_compressed_tagged_ranged_and_every_answer_is_guarded() {
     assert_eq!((br.header("content-encoding"), br.header("vary")), (Some("br"), Some("Accept-Encoding")));
     assert!(br.body.len() < plain.body.len());
     let tag = plain.header("etag").expect("tag").to_owned();
+    let coded = br.header("etag").expect("tag");
+    for tag in [tag.as_str(), coded] {
+        let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).expect("an entity tag is quoted");
+        assert!(!inner.is_empty() && !inner.contains('"'), "{tag}");
+    }
+    assert_ne!(tag, coded);
     assert_eq!(get(&format!("If-None-Match: {tag}\r\n")).status, 304);
     let part = get("Range: bytes=10-19\r\n");
     assert_eq!((part.status, &part.body[..]), (206, &plain.body[10..20]));
     assert_eq!(part.header("content-range"), Some(format!("bytes 10-19/{}", plain.body.len()).as_str()));
     assert_eq!(get("Range: bytes=99999999-\r\n").status, 416);
     assert_eq!(get("Range: bytes=10-19\r\nIf-Range: \"other\"\r\n").status, 200);
+    // What is made when it is first asked for goes out as the files do.
+    let described =
+        |extra: &str| server.raw(&format!("GET /openapi.json HTTP/1.1\r\nHost: h\r\n{extra}Connection: close\r\n\r\n"));
+    let (wide, narrow) = (described(""), described("Accept-Encoding: gzip, br\r\n"));
+    assert_eq!((narrow.header("content-encoding"), wide.header("content-encoding")), (Some("gzip"), None));
+    assert!(narrow.body.len() * 5 < wide.body.len(), "{} of {}", narrow.body.len(), wide.body.len());
+    let tag = narrow.header("etag").expect("tag").to_owned();
+    assert_eq!(described(&format!("Accept-Encoding: gzip\r\nIf-None-Match: {tag}\r\n")).status, 304);
     for name in ["content-security-policy", "x-content-type-options", "referrer-policy", "x-request-id"] {
         for answer in [
             &plain,

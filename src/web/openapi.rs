@@ -6,12 +6,18 @@
 //! with curl. An object of an answer has all its members always, so `required` is filled in where it is not said. `"@vm"` in an example stands for
 //! the one of that name in `components.json`. Tests hold all of it against the table and against a real server.
 
-use super::{Access, ROUTES, Req, Route};
+use super::assets::Asset;
+use super::{Access, ROUTES, Req, Route, pages};
 use crate::house::Cx;
-use crate::net::response::{Body, Response};
+use crate::net::response::Response;
 use crate::proto::http::{Method, response};
 use crate::proto::problem::Problem;
+use data_encoding::HEXLOWER;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -42,19 +48,22 @@ const ABOUT: &str = "Hands out Linux desktops in the browser. Times are RFC 3339
     Beside what each operation names, any request may be answered by 400, 405, 408, 413, 414, 417, 431, 500, 501 or 505 when it is no good HTTP \
     or the server has a fault. GET answers HEAD too.";
 
-/// The document, made when it is first asked for.
-static DOCUMENT: LazyLock<Result<Vec<u8>, String>> =
-    LazyLock::new(|| document().map(|document| document.to_string().into_bytes()));
+/// The document, made when it is first asked for. It says much over and over: compressed it is a tenth.
+static DOCUMENT: LazyLock<Result<Asset, String>> = LazyLock::new(|| {
+    let identity = document()?.to_string().into_bytes().leak();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(identity).map_err(|e| e.to_string())?;
+    let gzip = gzip.finish().map_err(|e| e.to_string())?.leak();
+    let hash = HEXLOWER.encode(digest(&SHA256, identity).as_ref());
+    let etag = hash[..20].to_owned().leak();
+    let (path, content_type) = ("/openapi.json", "application/json");
+    Ok(Asset { path, content_type, etag, immutable: false, identity, gzip: Some(gzip), brotli: None })
+});
 
 /// `GET /openapi.json`.
-pub async fn serve(_: Cx, _: Rc<Req>) -> Result<Response, Problem> {
+pub async fn serve(_: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     match &*DOCUMENT {
-        Ok(bytes) => {
-            let mut answer =
-                Response::empty(200).with("content-type", "application/json").with("cache-control", "no-cache");
-            answer.body = Body::Static(bytes);
-            Ok(answer)
-        }
+        Ok(asset) => pages::answer(asset, &req),
         Err(why) => Err(Problem::internal(format!("The description of the API cannot be read: {why}."))),
     }
 }

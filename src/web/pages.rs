@@ -44,6 +44,14 @@ pub fn serve(req: &Req) -> Result<Response, Problem> {
     if !matches!(req.head.method, Method::Get | Method::Head) {
         return Err(Problem::method_not_allowed("GET, HEAD"));
     }
+    answer(asset, req)
+}
+
+/// The answer to a GET or HEAD of this asset.
+///
+/// # Errors
+/// 412, 416.
+pub fn answer(asset: &Asset, req: &Req) -> Result<Response, Problem> {
     let tag = etag(asset, req);
     match conditional::decide(&req.head.headers, Some(&tag), None) {
         Decision::NotModified => {

@@ -32,7 +32,9 @@ export const connections = () =>
 function alertLine(alert) {
   const badge = make("span", { class: "badge", "data-kind": alert.ended ? "" : "bad" }, alert.ended ? "Over" : "Now");
   const over = Number.isFinite(alert.value) ? ` (${Math.round(alert.value)}, limit ${alert.threshold})` : "";
-  return row([strong(alert.subject || alert.rule), ` ${alert.text ?? ""}${alert.text ? "" : over}`], badge, hint("since ", when(alert.since)), ...(alert.ended ? [hint("until ", when(alert.ended))] : []));
+  // The text is that of the message: what, when, who and what follows, a line each.
+  const words = make("span", { class: "whitespace-pre-line" }, strong(alert.subject || alert.rule), ` ${alert.text ?? ""}${alert.text ? "" : over}`);
+  return row([words], badge, hint("since ", when(alert.since)), ...(alert.ended ? [hint("until ", when(alert.ended))] : []));
 }
 
 /** What is, and was, over its limit. */

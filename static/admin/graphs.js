@@ -5,18 +5,18 @@ import { make } from "../shared/dom.js";
 
 const HEIGHT = 200;
 
-/** Title, words for a value, top of the scale, room for its numbers, and the lines: name, member of the history, colour of the theme. */
+/** Title, words for a value, top of the scale, room for its numbers, steps of what comes in wholes, and the lines: name, member of the history, colour of the theme. */
 const GRAPHS = ({ percent, rate }) => [
   { title: "CPU, memory and disk", words: percent, top: 100, lines: [["CPU", "cpu_percent", "accent"], ["Memory", "memory_percent", "good"], ["Disk", "disk_percent", "warn"]] },
   { title: "Network", words: rate, side: 90, lines: [["In", "rx_bps", "accent"], ["Out", "tx_bps", "good"]] },
   { title: "Load", words: (value) => String(Number(value.toFixed(2))), lines: [["Load", "load", "accent"]] },
-  { title: "Desktops", words: (value) => String(Math.round(value)), lines: [["Running", "vms", "accent"]] },
+  { title: "Desktops", steps: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], words: (value) => String(Math.round(value)), lines: [["Running", "vms", "accent"]] },
 ];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--color-${name}`).trim();
 const last = (values) => values.findLast((value) => Number.isFinite(value));
 
-function graph(place, { title, words, top, side, lines }) {
+function graph(place, { title, words, top, side, steps, lines }) {
   const area = make("div", { role: "img", class: "min-w-0" });
   const said = make("p", { class: "hint mt-1 flex flex-wrap gap-x-4 tabular-nums" });
   place.append(make("figure", { class: "card p-3 min-w-0" }, make("figcaption", { class: "font-semibold" }, title), area, said));
@@ -37,7 +37,7 @@ function graph(place, { title, words, top, side, lines }) {
     return {
       width: Math.max(100, area.clientWidth), height: HEIGHT, legend: { show: false }, cursor: { y: false, drag: { setScale: false } },
       scales: { y: { range: (_, least, most) => [0, top ?? Math.max(1, (most ?? 0) * 1.1)] } },
-      axes: [axis, { ...axis, size: side ?? 60, values: (_, marks) => marks.map(words) }],
+      axes: [axis, { ...axis, size: side ?? 60, ...(steps && { incrs: steps }), values: (_, marks) => marks.map(words) }],
       series: [{}, ...lines.map(([name, , tone]) => ({ label: name, stroke: colour(tone), width: 2, spanGaps: false, points: { show: false } }))],
       hooks: { setCursor: [({ cursor }) => data && tell(cursor.idx)] },
     };

@@ -40,7 +40,7 @@ function quotaField(user, redraw) {
     if (field.validity.valid) return change(user, { quota_gb: Number(field.value) || 0 }, redraw);
     $("users-error").textContent = `${user.login}: the quota is a whole number of GB from 1 to 1048576, or empty for the default.`;
   });
-  return make("span", { class: "flex items-center gap-2" }, field, make("span", { class: "hint" }, "GB"));
+  return make("span", { class: "flex items-center gap-2" }, make("span", { class: "hint", "aria-hidden": "true" }, "Quota"), field, make("span", { class: "hint" }, "GB"));
 }
 
 function disableButton(user, mine, redraw) {

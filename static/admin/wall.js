@@ -23,7 +23,7 @@ function makeTile(acts, changed) {
   const choose = make("input", { type: "checkbox", class: "size-5 shrink-0" });
   const owner = make("span", { class: "font-semibold min-w-0 wrap-anywhere" });
   const state = make("span", { class: "badge ml-auto shrink-0" });
-  const label = make("label", { class: "flex items-start gap-2 min-w-0 grow" }, ...(acts ? [choose] : []), owner);
+  const label = make("label", { class: "flex items-start gap-2 min-w-0 grow -m-2 p-2" }, ...(acts ? [choose] : []), owner);
   const image = make("img", { alt: "", width: 320, height: 240, hidden: true });
   const look = make("a", { class: "look mt-2" }, image);
   const facts = make("p", { class: "hint mt-2 wrap-anywhere tabular-nums" });
@@ -57,7 +57,7 @@ function draw(tile, vm, load, acts) {
   tile.facts.replaceChildren(...factsOf(vm, load));
   if (first) tile.foot.append(idButton(vm.vmid), make("span", {}));
   // Looking is the rule; whoever does more says so, and it is written down.
-  if (first && acts) tile.foot.append(" ", make("a", { class: "link whitespace-nowrap", href: `${page}&control=1`, "aria-label": `Take control of the desktop of ${vm.user}` }, "Take control"));
+  if (first && acts) tile.foot.append(" ", make("a", { class: "link whitespace-nowrap inline-block -my-2 py-2", href: `${page}&control=1`, "aria-label": `Take control of the desktop of ${vm.user}` }, "Take control"));
   const left = tile.foot.querySelector("span");
   left.textContent = vm.expires_at ? `, ${span(Math.max(0, Date.parse(vm.expires_at) - serverNow()))} left` : "";
   left.title = vm.expires_at ? `Until ${exactly(vm.expires_at)}${vm.expires_because === "idle" ? " unless somebody uses it" : ""}` : "";

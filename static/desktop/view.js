@@ -58,7 +58,7 @@ function setUpStatistics(rfb) {
     const there = rfb() && canvas;
     $("statistics").replaceChildren(
       fact("Server answers in", ms === null ? "no answer" : `${ms} ms`),
-      fact("Comes in", bits === null ? "…" : rate(bits)),
+      fact("Data rate", bits === null ? "…" : rate(bits)),
       fact("Desktop", there ? `${canvas.width} × ${canvas.height}` : "not connected"),
     );
   };

@@ -6,6 +6,7 @@ import { bytes } from "../shared/words.js";
 
 const DOING = { save: "Taking", restore: "Going back to", delete: "Removing" };
 
+const NO_DISK = "This desktop has no disk to keep a snapshot in. Start it with a disk next time: that is under Advanced.";
 const RETRY_MS = 5000;
 
 let again;
@@ -22,7 +23,7 @@ function tell(text, about = "") {
 async function act(method, rest, body) {
   tell("");
   const of = vmid;
-  const done = await call(method, `/vms/${of}/snapshots${rest}`, body).then(() => true, (problem) => (tell(problem.message), false));
+  const done = await call(method, `/vms/${of}/snapshots${rest}`, body).then(() => true, (problem) => (tell(problem.code === "no_disk" ? NO_DISK : problem.message), false));
   if (vmid === of) await load();
   return done;
 }
