@@ -348,6 +348,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // One that stands on a disk which is gone by now is found by nothing else.
+        let mut left = children_of(self.child.id());
         if self.folder.is_some() {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -356,7 +358,8 @@ impl Drop for Server {
             eprintln!("--- the server's log\n{}", self.said());
         }
         if let Some(folder) = &self.folder {
-            for pid in processes_of(folder.path()) {
+            left.extend(processes_of(folder.path()));
+            for pid in left {
                 let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
             }
         }
@@ -403,6 +406,12 @@ fn as_root(command: &[&str], folder: &Path) {
     let words: Vec<&str> = sudo.iter().chain(command).copied().collect();
     let done = Command::new(words[0]).args(&words[1..]).arg(folder).output().expect("a command");
     assert!(done.status.success() || std::thread::panicking(), "{words:?} {}: {done:?}", folder.display());
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.flat_map(|line| line.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
 /// Processes whose command line names `folder` or that stand in it, as QEMUs do; the tests' own excepted.
