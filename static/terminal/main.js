@@ -4,6 +4,7 @@ import { askAndRestart, epitaph, stillThere } from "../desktop/machine.js";
 import { RESTARTING, doing, tellTheWay, wayFound } from "../desktop/progress.js";
 import { showTools, otherPage, readAddress, socketUrl } from "../desktop/address.js";
 import { $, badge, copyText } from "../shared/dom.js";
+import * as veil from "../shared/veil.js";
 import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { watching } from "../shared/words.js";
@@ -11,38 +12,13 @@ import { keepConnected } from "./connection.js";
 import { setUpPhoneKeys } from "./keys.js";
 import { openScreen } from "./screen.js";
 
-const WORDS = { connecting: "Connecting", connected: "Connected", disconnected: "Connection lost", ended: "Ended" };
 const SILENCE_MS = 3000;
-const CYCLING = { title: "Switching it off and on…", text: "Its terminal comes back in a moment.", spin: true, retry: true, home: true };
 
 const address = readAddress(location, "serial");
 let connection = null;
 /** The stream of what is new about the machine, or about what a viewer may. */
 let news = null;
-let countdown;
-/** The machine is switched off and on: that its terminal goes meanwhile is no lost connection. */
-let isCycling = false;
-let tries = 0;
 let silence;
-
-function state(name) {
-  clearInterval(countdown);
-  clearTimeout(silence);
-  document.documentElement.dataset.state = name;
-  $("words").textContent = isCycling && name !== "ended" ? "Switching off and on" : WORDS[name];
-  $("note").hidden = true;
-}
-
-function veil({ title, text, spin = false, retry = false, home = false }) {
-  $("veil").hidden = false;
-  $("veil-title").textContent = title;
-  // Said once: the countdown below changes twice a second.
-  if ($("veil-said").textContent !== title) $("veil-said").textContent = title;
-  $("veil-text").textContent = text;
-  $("veil-spinner").hidden = !spin;
-  $("retry").hidden = !retry;
-  $("veil-home").hidden = !home;
-}
 
 function note(text) {
   $("note").hidden = !text;
@@ -53,28 +29,20 @@ const screen = openScreen((bytes) => {
   if (connection && !address.viewOnly && !connection.send(bytes)) note("The guest is slow to take what is typed. Wait a moment.");
 });
 
+/** What was noted was of the state before. */
+function calm() {
+  clearTimeout(silence);
+  note("");
+}
+
 async function end(why) {
   news?.close();
   doing("");
+  calm();
   $("way").hidden = true;
-  state("ended");
   const [title, text] = await epitaph(why, address ?? {}, "terminal");
-  document.title = `${title}: VM-share`;
   for (const tool of document.querySelectorAll("[data-tool]")) tool.hidden = true;
-  veil({ title, text, home: true });
-  $("veil-home").focus();
-}
-
-function lost(nextTry, startsAgain) {
-  isCycling = startsAgain || (isCycling && tries <= 2);
-  state("disconnected");
-  if (isCycling) return veil(CYCLING);
-  const tell = () => {
-    const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
-    veil({ title: "Connection lost", text: `Your desktop goes on without you; what is typed now is lost. Trying again in ${seconds} s.`, spin: true, retry: true, home: true });
-  };
-  tell();
-  countdown = setInterval(tell, 500);
+  veil.ended(title, text);
 }
 
 function live() {
@@ -92,16 +60,13 @@ function connect() {
   connection = keepConnected({
     url: socketUrl(address),
     onConnecting(attempt) {
-      tries = attempt;
-      state("connecting");
-      if (attempt === 0) veil({ title: "Connecting to your terminal", text: "One moment…", spin: true });
-      else veil(isCycling && attempt <= 2 ? CYCLING : { title: "Connection lost", text: "Trying again now…", spin: true, home: true });
+      calm();
+      veil.connecting(attempt, "terminal");
     },
     onConnected() {
-      isCycling = false;
-      state("connected");
+      calm();
+      veil.connected();
       news?.renew?.();
-      $("veil").hidden = true;
       if (!address.viewOnly) tellTheWay();
       screen.restart();
       if (!document.activeElement?.closest("header, dialog, .below")) screen.term.focus();
@@ -111,7 +76,10 @@ function connect() {
       if (!$("note").hidden) note("");
     },
     onLive: live,
-    onLost: lost,
+    onLost(nextTry, startsAgain) {
+      calm();
+      veil.lost(nextTry, startsAgain, "terminal", "Your desktop goes on without you; what is typed now is lost.");
+    },
     onEnded: end,
     stillThere: () => stillThere(address),
   });
@@ -175,9 +143,9 @@ if (address) {
   $("restart-open").addEventListener("click", async () => {
     const problem = await askAndRestart(address, (mode) => {
       doing(RESTARTING[mode]);
-      isCycling = mode === "power-cycle";
+      veil.cycling(mode === "power-cycle");
     });
-    if (problem) isCycling = false;
+    if (problem) veil.cycling(false);
     doing("");
     note(problem);
     screen.term.focus();

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { test } from "node:test";
-import { bars, browse, call, keysOf, machines, output, program, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+import { bars, browse, call, keysOf, machines, output, program, Server, showBar, signUp, startDesktop, state, until } from "./server.mjs";
 
 const LIVE_ON = "stop_vms_on_exit = false";
 const END_ALL = "stop_vms_on_exit = true";
@@ -11,7 +11,6 @@ const END_ALL = "stop_vms_on_exit = true";
 const server = Server.ofFile(END_ALL);
 
 const shot = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
-const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
 
 /** Waits for the words over the screen. */
 const told = (page, words) =>

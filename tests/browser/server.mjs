@@ -264,6 +264,29 @@ export async function showBar(page) {
   await page.locator('#bar[data-away="false"]').waitFor();
 }
 
+/** Waits until the page of a screen or a terminal is in a state. */
+export const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
+
+/** Switches the machine off and on in the dialog that is open: the page says so, and never that a connection is lost. It is back when `isBack` says so. */
+export async function powerCycle(page, isBack) {
+  await page.evaluate(() => {
+    window.titles = [];
+    new MutationObserver(() => window.titles.push(document.querySelector("#veil-title").textContent, document.querySelector("#words").textContent)).observe(document.documentElement, { attributeFilter: ["data-state"] });
+  });
+  // Held until it was seen: a fast machine is soon back.
+  let go;
+  const seenDoing = new Promise((done) => (go = done));
+  await page.route("**/restart", (route) => seenDoing.then(() => route.continue()), { times: 1 });
+  await page.locator('#restart button[value="power-cycle"]').click();
+  await page.locator("#doing", { hasText: "Switching it off and on…" }).waitFor();
+  go();
+  await until("it is another QEMU, and up", isBack);
+  await state(page, "connected");
+  const titles = await page.evaluate(() => window.titles);
+  assert.ok(titles.includes("Switching it off and on…") && !titles.includes("Connection lost"), titles.join(", "));
+  await page.locator("#doing").waitFor({ state: "hidden" });
+}
+
 /** The numbers of the keys the guest has seen. */
 export const keysOf = (serial) => [...serial.text.matchAll(/fbdemo key (\d+)/g)].map((match) => Number(match[1]));
 

@@ -3,12 +3,11 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { browse, call, keysOf, Server, signUp, startDesktop, until } from "./server.mjs";
+import { browse, call, keysOf, Server, signUp, startDesktop, state, until } from "./server.mjs";
 
 const server = Server.ofFile("stop_vms_on_exit = true");
 
 const SLOW = { offline: false, latency: 300, downloadThroughput: 50_000, uploadThroughput: 50_000 };
-const state = (page, wanted) => page.waitForFunction((wanted) => document.documentElement.dataset.state === wanted, wanted);
 
 /** From here on the page's network is slow, and what moved by itself on it is noted. */
 async function slow(context, page) {
