@@ -135,9 +135,18 @@ impl Groups {
     /// Why there are no limits, if there are none.
     #[must_use]
     pub fn missing(&self) -> Option<&str> {
+        self.place().err()
+    }
+
+    /// Where VMs' groups are made; under version 1 the one that bounds memory.
+    ///
+    /// # Errors
+    /// Why there are no limits.
+    pub fn place(&self) -> Result<&Path, &str> {
         match &self.tree {
-            Tree::Nowhere(why) => Some(why),
-            _ => None,
+            Tree::V2(parent) => Ok(parent),
+            Tree::V1(all) => all.first().map(|(_, parent)| parent.as_path()).ok_or("no controllers"),
+            Tree::Nowhere(why) => Err(why),
         }
     }
 
@@ -355,6 +364,8 @@ mod tests {
         assert_eq!(said("memory.max"), ((2048_u64 + 256 + 256) << 20).to_string());
         assert_eq!((said("cpu.max").as_str(), said("pids.max").as_str()), ("220000 100000", "162"));
         assert_eq!((said("io.weight").as_str(), said("memory.swap.max").as_str()), ("default 50", "0"));
+        assert_eq!(said("io.bfq.weight"), "default 50");
+        assert_eq!(groups.place(), Ok(own.as_path()));
         assert_eq!(groups.io_file("0a1b2c3d4e5f"), Some(group.join("io.stat")));
         fs::write(group.join("memory.events"), "low 0\noom 1\noom_kill 0\n").unwrap();
         assert!(!groups.was_short_of_memory("0a1b2c3d4e5f"));
