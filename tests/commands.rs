@@ -66,6 +66,21 @@ fn a_command_typed_in_a_folder_that_its_user_may_not_look_into_works() {
 }
 
 #[test]
+fn a_command_whose_reader_has_seen_enough_ends_without_a_word() {
+    let folder = common::folder();
+    let file = folder.path().join("vmshare.toml");
+    fs::write(&file, common::settings(&folder.path().join("b"), "", "", "")).expect("settings");
+    let (image, file) = (common::image(), file.as_os_str());
+    for (args, last) in [(["image", "check"], image.as_os_str()), (["check", "--config"], file)] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ended = Command::new(BINARY).args(args).arg(last).stdout(writer).output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "", "{args:?}");
+        assert!(!ended.status.success(), "{args:?}: nothing was printed");
+    }
+}
+
+#[test]
 fn an_operator_lists_shows_and_stops_vms_beside_the_server() {
     let server = Server::with(STAYS, "", "");
     let token = server.sign_up("ann");
