@@ -64,6 +64,9 @@ pub fn init(settings: &LogSettings) {
 
 /// In place of the standard library's lines, which know no secrets and no format.
 fn tell_panic(info: &PanicHookInfo<'_>) {
+    if is_closed_output(info) {
+        return;
+    }
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("without a name");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -77,6 +80,14 @@ fn tell_panic(info: &PanicHookInfo<'_>) {
     } else {
         log::error!(thread = thread, place = place.as_str(); "a bug, it panicked: {message}");
     }
+}
+
+/// Whoever read what a command prints has seen enough, as `head` has. The command ends there, which is no bug and needs no word.
+#[must_use]
+pub fn is_closed_output(info: &PanicHookInfo<'_>) -> bool {
+    info.payload()
+        .downcast_ref::<String>()
+        .is_some_and(|text| text.starts_with("failed printing to stdout: Broken pipe"))
 }
 
 /// From now on `secret` is written as `[hidden]`. Texts of fewer than four bytes are not taken.

@@ -5,11 +5,12 @@ mod common;
 use common::{BINARY, Server, closed, until};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use vmshare::sys::pidfd::PidFd;
 use vmshare::sys::signal::Signal;
+use vmshare::sys::user::euid;
 
 const STAYS: &str = "tls = \"off\"\nstop_vms_on_exit = false";
 const WHY: &str = "stopped by the operator";
@@ -42,6 +43,41 @@ fn vmid(vm: &Value) -> &str {
 
 fn qemu_of(vm: &Value) -> PidFd {
     PidFd::open(u32::try_from(vm["pid"].as_u64().expect("pid")).expect("pid")).expect("qemu")
+}
+
+#[test]
+fn a_command_typed_in_a_folder_that_its_user_may_not_look_into_works() {
+    let folder = common::folder();
+    let (closed, file) = (folder.path().join("closed"), folder.path().join("vmshare.toml"));
+    fs::create_dir(&closed).expect("folder");
+    fs::write(&file, common::settings(&folder.path().join("b"), "", "", "")).expect("settings");
+    // Root looks into every folder, so it gives that right up.
+    let become_plain = if euid() == 0 { "setpriv --bounding-set=-dac_override,-dac_read_search" } else { "" };
+    let script = format!("chmod 0 . && exec {become_plain} \"$@\"");
+    let typed = Command::new("/bin/sh")
+        .args(["-c", &script, "sh", BINARY, "check", "--config"])
+        .arg(&file)
+        .current_dir(&closed)
+        .output()
+        .expect("it runs");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("chmod");
+    assert!(String::from_utf8_lossy(&typed.stdout).contains("made at the first start"), "{typed:?}");
+    assert!(!String::from_utf8_lossy(&typed.stderr).contains(".env"), "{typed:?}");
+}
+
+#[test]
+fn a_command_whose_reader_has_seen_enough_ends_without_a_word() {
+    let folder = common::folder();
+    let file = folder.path().join("vmshare.toml");
+    fs::write(&file, common::settings(&folder.path().join("b"), "", "", "")).expect("settings");
+    let (image, file) = (common::image(), file.as_os_str());
+    for (args, last) in [(["image", "check"], image.as_os_str()), (["check", "--config"], file)] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ended = Command::new(BINARY).args(args).arg(last).stdout(writer).output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "", "{args:?}");
+        assert!(!ended.status.success(), "{args:?}: nothing was printed");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `vmshare check`: what this host has, what is missing, and how to mend it.
 
-use crate::config::{Network, Overrides, Tls};
+use crate::config::{Config, Network, Overrides, Tls};
 use crate::db::private;
 use crate::net::tls::TlsSettings;
 use crate::proto::telegram::{Message, Piece, Verdict};
@@ -9,7 +9,7 @@ use crate::sys::{landlock, statvfs};
 use crate::vm::apart::Users;
 use crate::vm::args::Accel;
 use crate::vm::cgroup::Groups;
-use crate::vm::{hypervisor, net_filter};
+use crate::vm::{disk_weight, hypervisor, net_filter};
 use std::path::Path;
 
 /// Least free space below which the check complains.
@@ -86,17 +86,32 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
             Some(why) => tell(false, format!("internet for guests: {why}")),
         }
     }
-    match Groups::look(&config).missing() {
-        None => tell(true, "VMs are bounded in memory, processor time and threads by control groups".into()),
+    bounds(&config, &mut tell);
+    if Bot::of(&config.telegram).is_none() {
+        println!("note    alerts are only logged; to have them in Telegram set TG_BOT_TOKEN and TG_CHAT_ID");
+    }
+    if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
+}
+
+/// What a VM may take of the host.
+fn bounds(config: &Config, tell: &mut impl FnMut(bool, String)) {
+    match Groups::look(config).missing() {
+        None => {
+            tell(true, "VMs are bounded in memory, processor time and threads by control groups".into());
+            let disks = disk_weight::undivided(&config.base_dir);
+            if !disks.is_empty() {
+                println!(
+                    "note    a VM that reads and writes much slows the others' disks: {} goes by no weights; where that matters, let \
+                     bfq be its scheduler (/sys/block/DISK/queue/scheduler)",
+                    disks.join(", ")
+                );
+            }
+        }
         Some(why) => println!(
             "WARNING VMs are not bounded in memory and processor time, so one can slow all others down: {why}; run the server as the \
              systemd service of conf/vmshare.service, beside conf/vmshare-vms.service"
         ),
     }
-    if Bot::of(&config.telegram).is_none() {
-        println!("note    alerts are only logged; to have them in Telegram set TG_BOT_TOKEN and TG_CHAT_ID");
-    }
-    if missing == 0 { Ok(()) } else { Err(format!("{missing} things are missing")) }
 }
 
 /// What comes of a folder that is not there yet: the server makes it, and its database in it, where it may.

@@ -16,6 +16,12 @@ use std::process::ExitCode;
 #[must_use]
 pub fn main() -> ExitCode {
     crate::net::tls::use_ring();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !crate::log::is_closed_output(info) {
+            usual(info);
+        }
+    }));
     let result = match cli_args::parse(std::env::args_os().skip(1)) {
         Err(error) => {
             eprintln!("vmshare: {error}");

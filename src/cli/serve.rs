@@ -134,13 +134,24 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
 /// How VMs are kept apart here. Before there are threads or children: the server moves into a control group of its own.
 fn isolation(config: &Config) -> (Apart, Groups) {
     let users = Users::look(config);
-    if let Users::Ours(why) | Users::Refused(why) = &users {
-        log::warn!("VMs do not run as users of their own: {why}; see vmshare check");
+    match &users {
+        Users::Ours(why) | Users::Refused(why) => {
+            log::warn!("VMs do not run as users of their own: {why}; see vmshare check");
+        }
+        Users::Range(uids) => {
+            log::info!("each VM runs as a user of its own (uids {} to {})", uids.start(), uids.end());
+        }
     }
     let mut groups = Groups::look(config);
     let _ = groups.enter();
-    if let Some(why) = groups.missing() {
-        log::warn!("VMs are not bounded in memory and processor time: {why}; see vmshare check");
+    match groups.place() {
+        Err(why) => log::warn!("VMs are not bounded in memory and processor time: {why}; see vmshare check"),
+        Ok(place) => {
+            log::info!(
+                "VMs are bounded in memory, processor time and threads by control groups in {}",
+                place.display()
+            );
+        }
     }
     (Apart::new(users), groups)
 }

@@ -181,7 +181,7 @@ impl Config {
         let mut sources = Vec::new();
         let mut named_in_dotenv = None;
         let dotenv = cwd.join(".env");
-        if let Some(text) = read_if_there(&dotenv, ".env")? {
+        if let Some(text) = read_if_seen(&dotenv, ".env")? {
             named_in_dotenv = env::from_dotenv(&mut from_dotenv, &text, ".env", cwd)?;
             sources.push(dotenv);
         }
@@ -234,6 +234,14 @@ fn read_if_there(path: &Path, shown: &str) -> Result<Option<String>, ConfigError
     }
 }
 
+/// The same in the working folder. One that this user may not look into says nothing: `runuser -u vmshare` typed in root's home.
+fn read_if_seen(path: &Path, shown: &str) -> Result<Option<String>, ConfigError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
+        _ => read_if_there(path, shown),
+    }
+}
+
 /// The TOML file that counts.
 struct Found {
     path: PathBuf,
@@ -250,13 +258,13 @@ fn find_toml(named: Option<(&str, PathBuf)>, cwd: &Path, system_file: &Path) -> 
         };
         return Ok(Some(Found { path, shown, text }));
     }
-    for (path, shown) in [
-        (cwd.join("vmshare.toml"), "vmshare.toml".to_owned()),
-        (system_file.to_owned(), system_file.display().to_string()),
-    ] {
-        if let Some(text) = read_if_there(&path, &shown)? {
-            return Ok(Some(Found { path, shown, text }));
-        }
+    let (here, system) = (cwd.join("vmshare.toml"), system_file.to_owned());
+    if let Some(text) = read_if_seen(&here, "vmshare.toml")? {
+        return Ok(Some(Found { path: here, shown: "vmshare.toml".to_owned(), text }));
+    }
+    let shown = system.display().to_string();
+    if let Some(text) = read_if_there(&system, &shown)? {
+        return Ok(Some(Found { path: system, shown, text }));
     }
     Ok(None)
 }

@@ -28,6 +28,9 @@ use std::process::{Command, Stdio};
 /// Where programs are looked for by a child; ours may be anything.
 const SAFE_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
 /// Names of a child's output in its folder.
 pub const STDOUT: &str = "stdout";
 /// See [`STDOUT`].
@@ -116,7 +119,7 @@ impl<'a> Spawn<'a> {
         before_exec(&mut command, move || {
             stand_apart()?;
             if !keeps_rights {
-                drop_ambient_rights()?;
+                drop_hereditary_rights()?;
             }
             files.iter().try_for_each(|fd| hand_over(*fd))?;
             cgroups.iter().try_for_each(|fd| join_group(*fd))?;
@@ -157,7 +160,7 @@ pub fn set_apart(command: &mut Command, user: Option<(u32, u32)>) {
     before_exec(command, move || {
         signal::unblock_all()?;
         close_others()?;
-        drop_ambient_rights()?;
+        drop_hereditary_rights()?;
         user.map_or(Ok(()), |(uid, gid)| become_user(uid, gid, &[]))
     });
 }
@@ -211,13 +214,18 @@ fn join_group(fd: RawFd) -> io::Result<()> {
     if written == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Rights that a service manager made hereditary are not the child's.
-fn drop_ambient_rights() -> io::Result<()> {
+/// Rights that a service manager made hereditary are not the child's: neither at once (ambient) nor by a program's file (inheritable).
+fn drop_hereditary_rights() -> io::Result<()> {
     let unused: libc::c_ulong = 0;
     // SAFETY: plain integers of the width prctl reads.
-    let dropped =
-        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, unused, unused, unused) });
-    dropped.map(drop)
+    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, unused, unused, unused) })?;
+    // linux/capability.h: a version and whose, then twice the effective, the permitted and the inheritable ones.
+    let (mut whose, mut rights) = ([CAPABILITY_VERSION_3, 0], [0_u32; 6]);
+    // SAFETY: the kernel writes that many numbers of this version into both, which outlive the call.
+    check_long(unsafe { libc::syscall(libc::SYS_capget, whose.as_mut_ptr(), rights.as_mut_ptr()) })?;
+    (rights[2], rights[5]) = (0, 0);
+    // SAFETY: as above; it only reads them.
+    check_long(unsafe { libc::syscall(libc::SYS_capset, whose.as_mut_ptr(), rights.as_ptr()) }).map(drop)
 }
 
 fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {

@@ -31,12 +31,14 @@ const QEMU_MB: u64 = 256;
 const THREADS: u64 = 160;
 /// The server's weight; a VM's is 100. It takes little, and everybody waits for it.
 const SERVER_WEIGHT: u64 = 1000;
+/// A VM's share of the disk; everybody else's is 100.
+const DISK_WEIGHT: u32 = 50;
 /// How often and how long a group is waited for whose last process is on its way out.
 const LEAVING: (u32, Duration) = (50, Duration::from_millis(10));
 /// The leaf for the processes that were in the group before: the server, or whoever holds it.
 const LEAF: &str = "server";
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
-/// Of version 1, where it is there: it bounds nothing, it counts.
+/// Of version 1, where it is there: it bounds nothing, it counts, and has BFQ's weight.
 const BLKIO: &str = "blkio";
 
 /// What a VM may take.
@@ -133,9 +135,18 @@ impl Groups {
     /// Why there are no limits, if there are none.
     #[must_use]
     pub fn missing(&self) -> Option<&str> {
+        self.place().err()
+    }
+
+    /// Where VMs' groups are made; under version 1 the one that bounds memory.
+    ///
+    /// # Errors
+    /// Why there are no limits.
+    pub fn place(&self) -> Result<&Path, &str> {
         match &self.tree {
-            Tree::Nowhere(why) => Some(why),
-            _ => None,
+            Tree::V2(parent) => Ok(parent),
+            Tree::V1(all) => all.first().map(|(_, parent)| parent.as_path()).ok_or("no controllers"),
+            Tree::Nowhere(why) => Err(why),
         }
     }
 
@@ -243,7 +254,11 @@ fn settings(controller: &str, v2: bool, limits: Limits) -> Vec<(&'static str, St
             vec![("cpu.cfs_period_us", PERIOD.to_string(), true), ("cpu.cfs_quota_us", quota.to_string(), true)]
         }
         ("pids", _) => vec![("pids.max", (THREADS + u64::from(limits.cpus)).to_string(), true)],
-        ("io", true) => vec![("io.weight", "default 50".into(), false)],
+        // The first is the cost model's, the second BFQ's: a disk is divided by one of them, or by neither.
+        ("io", true) => {
+            ["io.weight", "io.bfq.weight"].map(|file| (file, format!("default {DISK_WEIGHT}"), false)).to_vec()
+        }
+        (BLKIO, false) => vec![("blkio.bfq.weight", DISK_WEIGHT.to_string(), false)],
         _ => Vec::new(),
     }
 }
@@ -349,6 +364,8 @@ mod tests {
         assert_eq!(said("memory.max"), ((2048_u64 + 256 + 256) << 20).to_string());
         assert_eq!((said("cpu.max").as_str(), said("pids.max").as_str()), ("220000 100000", "162"));
         assert_eq!((said("io.weight").as_str(), said("memory.swap.max").as_str()), ("default 50", "0"));
+        assert_eq!(said("io.bfq.weight"), "default 50");
+        assert_eq!(groups.place(), Ok(own.as_path()));
         assert_eq!(groups.io_file("0a1b2c3d4e5f"), Some(group.join("io.stat")));
         fs::write(group.join("memory.events"), "low 0\noom 1\noom_kill 0\n").unwrap();
         assert!(!groups.was_short_of_memory("0a1b2c3d4e5f"));
@@ -401,6 +418,8 @@ mod tests {
         let name = format!("vmshare-{}-0a1b2c3d4e5f", groups.mark);
         let counts = folder.path().join("blkio/here").join(&name).join("blkio.throttle.io_service_bytes");
         assert_eq!(groups.io_file("0a1b2c3d4e5f"), Some(counts));
+        let weight = folder.path().join("blkio/here").join(&name).join("blkio.bfq.weight");
+        assert_eq!(fs::read_to_string(weight).unwrap(), "50");
         let quota = folder.path().join("cpu,cpuacct/here").join(&name).join("cpu.cfs_quota_us");
         assert_eq!(fs::read_to_string(quota).unwrap(), "220000");
         let memory = folder.path().join("memory/here");

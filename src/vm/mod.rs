@@ -19,6 +19,7 @@ pub mod attach;
 pub mod cgroup;
 pub mod diary;
 pub mod disk_args;
+pub mod disk_weight;
 pub mod disks;
 pub mod host;
 pub mod hypervisor;
