@@ -1,68 +1,33 @@
 //! The real thing for integration tests: the server's binary with its own PostgreSQL and QEMU in a temporary folder, and small clients.
 //! What is started here is ended here, and nothing may be left behind.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::missing_panics_doc)]
+#![allow(dead_code, unreachable_pub, unused_imports, missing_docs, clippy::missing_panics_doc)]
 
 pub mod api;
 pub mod bot_api;
 pub mod frozen;
+pub mod guests;
+pub mod host;
 pub mod stand_in;
 pub mod store;
 
+pub use guests::{image, living};
+pub use host::{SmallDisk, processes_of};
+
+use guests::still;
+use host::children_of;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_vmshare");
 pub const PATIENT: Duration = Duration::from_secs(60);
-
-/// The bootable image of a real system that tests/run makes.
-pub fn image() -> PathBuf {
-    let path = std::env::var_os("VMSHARE_TEST_ISO")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-images/tiny.iso"), PathBuf::from);
-    assert!(path.exists(), "{}: the image is missing; tests/run makes it", path.display());
-    path
-}
-
-/// A bootable image whose system stands still at once: for tests that need a QEMU and no guest. A real one takes seconds of processor time.
-fn still() -> PathBuf {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    const SECTOR: u64 = 2048;
-    let make = || {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let mut file = tempfile::NamedTempFile::new_in(folder).expect("image");
-        let blocks = 5120_u32;
-        file.as_file().set_len(u64::from(blocks) * SECTOR).expect("size");
-        let mut put = |at: u64, bytes: &[u8]| file.as_file_mut().write_all_at(bytes, at).expect("image");
-        // ECMA-119 8.4, then El Torito's boot record, catalog and code: cli, hlt, and hlt again.
-        put(16 * SECTOR, b"\x01CD001\x01");
-        put(16 * SECTOR + 80, &[blocks.to_le_bytes(), blocks.to_be_bytes()].concat());
-        put(16 * SECTOR + 128, &[0, 8, 8, 0]);
-        put(17 * SECTOR, b"\x00CD001\x01EL TORITO SPECIFICATION");
-        put(17 * SECTOR + 71, &19_u32.to_le_bytes());
-        put(18 * SECTOR, b"\xffCD001\x01");
-        put(19 * SECTOR, &[1]);
-        put(19 * SECTOR + 28, &[0xaa, 0x55, 0x55, 0xaa]);
-        put(19 * SECTOR + 32, &[0x88, 0, 0, 0, 0, 0, 4, 0, 20]);
-        put(20 * SECTOR, &[0xfa, 0xf4, 0xeb, 0xfd]);
-        let path = folder.join("still.iso");
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).expect("mode");
-        file.persist(&path).expect("in its place");
-        path
-    };
-    MADE.get_or_init(make).clone()
-}
-
-/// The profile of guests that live, where the ordinary one's stand still.
-pub fn living() -> String {
-    format!("base_image = {:?}", image())
-}
 
 /// Looks until it gives something; says after a minute what was waited for.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -373,63 +338,6 @@ pub fn admin(server: &Server) -> String {
     assert!(promoted.status.success(), "{promoted:?}");
     let body = json!({"email": "root", "password": "correct horse"});
     server.call("POST", "/auth/login", "", &body).json["token"].as_str().expect("token").to_owned()
-}
-
-/// A disk of a few megabytes in place of a folder, until this is dropped. To mount takes root, or sudo.
-pub struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    pub fn over(folder: &Path, megabytes: u32) -> Self {
-        let about = fs::metadata(folder).expect("the folder");
-        let (mode, uid, gid) = (about.mode() & 0o7777, about.uid(), about.gid());
-        as_root(
-            &["mount", "-t", "tmpfs", "-o", &format!("size={megabytes}m,mode={mode:o},uid={uid},gid={gid}"), "tmpfs"],
-            folder,
-        );
-        Self(folder.to_owned())
-    }
-
-    /// Gives it more room; what is on it stays.
-    pub fn grow(&self, megabytes: u32) {
-        as_root(&["mount", "-o", &format!("remount,size={megabytes}m")], &self.0);
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        as_root(&["umount", "--lazy"], &self.0);
-    }
-}
-
-fn as_root(command: &[&str], folder: &Path) {
-    let sudo: &[&str] = if vmshare::sys::user::euid() == 0 { &[] } else { &["sudo", "-n"] };
-    let words: Vec<&str> = sudo.iter().chain(command).copied().collect();
-    let done = Command::new(words[0]).args(&words[1..]).arg(folder).output().expect("a command");
-    assert!(done.status.success() || std::thread::panicking(), "{words:?} {}: {done:?}", folder.display());
-}
-
-fn children_of(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    children.flat_map(|line| line.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
-}
-
-/// Processes whose command line names `folder` or that stand in it, as QEMUs do; the tests' own excepted.
-pub fn processes_of(folder: &Path) -> Vec<u32> {
-    let wanted = folder.to_string_lossy().into_owned();
-    let mut found: Vec<u32> = fs::read_dir("/proc")
-        .expect("proc")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let stands = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-            (stands || line.contains(&wanted)) && !line.contains("serve\0--config")
-        })
-        .collect();
-    found.sort_unstable();
-    found
 }
 
 #[derive(Debug)]
