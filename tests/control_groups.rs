@@ -149,10 +149,10 @@ fn make_guest(folder: &Path) -> (PathBuf, PathBuf) {
     fs::write(root.join("init"), INIT.replacen('\n', &format!("\n{settings}"), 1)).expect("init");
     // Archives may follow one another, each at a multiple of four; of two files of one name the later counts.
     let size = fs::metadata(&initrd).expect("the image's archive").len().next_multiple_of(4);
-    run(Command::new("sh")
-        .args(["-c", "chmod u+w ../initrd; truncate -s $1 ../initrd; chmod 755 init; find . | cpio -o -H newc --quiet >> ../initrd", "sh"])
-        .arg(size.to_string())
-        .current_dir(&root));
+    // Whoever runs the tests, with whatever umask: in there all is root's, and the server's user may run it.
+    let pack = "chmod u+w ../initrd && truncate -s $1 ../initrd && chmod -R a+rX . && chmod 755 init \
+        && find . | cpio -o -H newc -R 0:0 --quiet >> ../initrd";
+    run(Command::new("sh").args(["-c", pack, "sh"]).arg(size.to_string()).current_dir(&root));
     (kernel, initrd)
 }
 
