@@ -81,7 +81,7 @@ settings! {
         network: Network = "restricted";
         /// Where QEMU's VNC listens: unix is reachable by the relay only, tcp by every user of the host.
         vnc: VncListen = "unix";
-        /// The graphics card: virtio follows the browser window's size, std suits guests without its driver.
+        /// The graphics card: virtio can follow the browser window's size, std suits guests without its driver.
         video: Video = "virtio";
         /// Minutes without a key, a pointer movement or typing in the terminal after which a VM ends; 0.5 is half a minute, 0 never.
         idle_minutes: Minutes = "0", 0..=525_600;
