@@ -290,7 +290,7 @@ test("an upload waits for who is signed out in the middle of it, and is thrown a
 });
 
 test("who has no image of the profile's own starts one that was brought, also by drag and drop", { timeout: 120_000 }, async () => {
-  const bare = await Server.start("", "", 'base_image = "{VM_BASE_DIR}/no.iso"');
+  const bare = await Server.start("stop_vms_on_exit = true", "", 'base_image = "{VM_BASE_DIR}/no.iso"');
   const { page, close } = await browse();
   await signUp(page, bare.url, "bringer");
   await until("the page says what to do first", async () => /upload one, or ask/.test(await page.locator("#launch-facts").innerText()));

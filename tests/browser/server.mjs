@@ -38,6 +38,15 @@ export async function until(what, look, seconds = 60) {
 // How to end the browsers that are open. One that is forgotten would keep the test's process alive for ever.
 const open = new Set();
 
+/** The folder a process stands in, as QEMUs do in theirs; "" for one that is gone. */
+function standsIn(pid) {
+  try {
+    return fs.readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return "";
+  }
+}
+
 export class Server {
   constructor(settings = "", limits = "", profile = "", video = "std") {
     this.folder = fs.mkdtempSync("/tmp/vmsw");
@@ -108,6 +117,9 @@ export class Server {
   async close() {
     for (const end of [...open]) await end();
     const code = await this.end();
+    const alive = fs.readdirSync("/proc").filter((pid) => /^\d+$/.test(pid) && standsIn(pid).startsWith(`${this.base}/`));
+    for (const pid of alive) process.kill(Number(pid), "SIGKILL");
+    assert.deepEqual(alive, [], "machines live on that nobody would find again");
     const left = fs.existsSync(path.join(this.base, "runs")) ? fs.readdirSync(path.join(this.base, "runs")) : [];
     fs.rmSync(this.folder, { recursive: true, force: true });
     return { code, left };
