@@ -36,6 +36,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const DRAIN_MOST: Duration = Duration::from_secs(3 * 3600);
 /// Input taken in one turn.
 const QUANTUM: usize = 256 * 1024;
+/// The same of a large body. Its sender is never done, and whoever moves a mouse meanwhile waits for one such piece.
+const BODY_QUANTUM: usize = 64 * 1024;
 
 /// The bounds a connection keeps; see the configuration's `[limits]`.
 pub struct Bounds {
@@ -434,7 +436,7 @@ impl Conn {
 
     /// Brings a large body to its story, as far as there is room for it.
     fn pump_body(&mut self, scratch: &mut Scratch, now: Instant) -> Outcome {
-        let mut budget = QUANTUM;
+        let mut budget = BODY_QUANTUM;
         if std::mem::take(&mut self.held_up) {
             // That was our time, not the client's.
             self.idle_since = now;
