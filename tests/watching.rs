@@ -240,6 +240,49 @@ fn one_of_those_who_came_by_the_same_link_is_given_control_alone() {
 }
 
 #[test]
+fn control_that_was_taken_from_one_behind_a_link_is_back_neither_after_a_reload_nor_after_a_restart() {
+    let mut server = Server::with("tls = \"off\"", "", "");
+    let ada = server.sign_up("ada");
+    let vm = server.launch(&ada);
+    let vmid = vm["vmid"].as_str().expect("vmid").to_owned();
+    let wish = json!({"control": true});
+    let made = server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &wish).json["share"].clone();
+    let link = made["token"].as_str().expect("token").to_owned();
+    let guests = |server: &Server| {
+        let seen = server.call("GET", &format!("/connections/{vmid}"), &ada, &Value::Null).json;
+        let mut who = seen["who"].as_array().unwrap_or_else(|| panic!("{seen}")).clone();
+        who.retain(|who| who["kind"] == "link");
+        who
+    };
+    // All who come, one after the other, and whether they have control then.
+    let come = |server: &Server, names: &str| {
+        until("those of before have left", || guests(server).is_empty().then_some(()));
+        let path = |name: char| format!("/ws/{}?share={link}&guest={}", vm["http_port"], name.to_string().repeat(20));
+        let screens: Vec<_> = names.chars().map(|name| server.websocket(&path(name), &[]).expect("the link")).collect();
+        let may: Vec<bool> = guests(server).iter().map(|who| who["control"] == json!(true)).collect();
+        (screens, may)
+    };
+    let (screens, may_ab) = come(&server, "ab");
+    assert_eq!(may_ab, [true, true]);
+    may(&server, &vm, &ada, &guests(&server)[0], false);
+    drop(screens);
+    let (screens, may_bac) = come(&server, "bac");
+    assert_eq!(may_bac, [true, false, false], "who kept it has it; the other has not, and nobody new");
+    drop(screens);
+
+    server.kill("-KILL");
+    let server = Server::run(server.wait().1);
+    let (screens, may_bac) = come(&server, "bac");
+    assert_eq!(may_bac, [false; 3], "the next server knows only that it was taken");
+    may(&server, &vm, &ada, &guests(&server)[0], true);
+    drop(screens);
+    let (_screens, may_bac) = come(&server, "bac");
+    assert_eq!(may_bac, [true, false, false], "it was given to one of them");
+    server.stop(&ada, &vm);
+    server.end();
+}
+
+#[test]
 fn who_is_no_student_any_more_is_not_watched_any_more() {
     let server = Server::start();
     let (ada, lee, root) = (server.sign_up("ada"), teacher(&server, "lee"), common::admin(&server));

@@ -14,8 +14,10 @@ pub struct Share {
     pub vmid: String,
     /// What is known of its token.
     pub token_hash: [u8; 32],
-    /// Keys and pointer are let through.
+    /// Keys and pointer are let through; in a list not while it is barred.
     pub control: bool,
+    /// Control was taken from somebody who came with it.
+    pub barred: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends.
@@ -29,6 +31,7 @@ impl Share {
             vmid: row.get("vmid"),
             token_hash: hash(row)?,
             control: row.get("control"),
+            barred: row.get("barred"),
             created_at: row.get("created_at"),
             expires_at: row.get("expires_at"),
         })

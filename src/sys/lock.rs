@@ -1,7 +1,8 @@
 //! One server per folder: a lock on `lock` in `VM_BASE_DIR`, held as long as the process lives.
 //!
 //! Two servers on one folder would kill each other's machines as strays. The kernel drops the lock when its holder ends, however
-//! it ends, so there are no stale locks; the pid inside only serves to say who it is. The file stays: removing it would let
+//! it ends, so there are no stale locks; the pid inside only serves to say who it is. A child it had just forked holds the lock too, until its
+//! exec a moment later: where the holder named in the file is dead, that is waited for. The file stays: removing it would let
 //! two processes hold two files of the same name. It does not work across hosts on every network file system.
 //!
 //! Source: flock(2).
@@ -14,6 +15,10 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the lock of a holder that is dead is waited for.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// Why the folder is not ours.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Takes the lock of this folder at once, or says who has it.
+    /// Takes the lock of this folder, or says at once who has it. Blocks for [`LEAVING`] at most.
     ///
     /// # Errors
     /// [`LockError`].
@@ -68,12 +73,17 @@ impl FolderLock {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(failed)?;
-        match lock_now(&file) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(LockError::Held { folder: folder.to_owned(), holder: read_pid(&mut file) });
+        let deadline = Instant::now() + LEAVING;
+        while let Err(e) = lock_now(&file) {
+            if e.kind() != io::ErrorKind::WouldBlock {
+                return Err(failed(e));
             }
-            Err(e) => return Err(failed(e)),
+            let holder = read_pid(&mut file);
+            let is_dead = holder.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+            if !is_dead || Instant::now() >= deadline {
+                return Err(LockError::Held { folder: folder.to_owned(), holder });
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         write_pid(&mut file).map_err(failed)?;
         Ok(Self { _file: file })
@@ -93,6 +103,7 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 
 fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    file.rewind().ok()?;
     file.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
@@ -124,6 +135,22 @@ mod tests {
         FolderLock::take(folder.path()).unwrap();
         let text = std::fs::read_to_string(folder.path().join("lock")).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
+    }
+
+    #[test]
+    fn a_lock_that_only_a_child_of_a_dead_server_has_yet_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        // No process has this number: the kernel's are below 2^22.
+        std::fs::write(&path, "4294967294\n").unwrap();
+        let child = File::open(&path).unwrap();
+        lock_now(&child).unwrap();
+        let leaves = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(50));
+            drop(child);
+        });
+        FolderLock::take(folder.path()).unwrap();
+        leaves.join().unwrap();
     }
 
     #[test]

@@ -31,7 +31,7 @@ const QEMU_MB: u64 = 256;
 const THREADS: u64 = 160;
 /// The server's weight; a VM's is 100. It takes little, and everybody waits for it.
 const SERVER_WEIGHT: u64 = 1000;
-/// A VM's share of the disk; everybody else's is 100.
+/// A VM's weight at the disk among the groups beside its own: other VMs', and the server's at 100 where that is one of them.
 const DISK_WEIGHT: u32 = 50;
 /// How often and how long a group is waited for whose last process is on its way out.
 const LEAVING: (u32, Duration) = (50, Duration::from_millis(10));

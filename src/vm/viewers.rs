@@ -80,11 +80,20 @@ pub struct Viewers {
     visits: RefCell<BTreeMap<String, Rc<Meter>>>,
 }
 
-/// Of those who came with one token: by their keys, from whom control was taken, and who keeps it.
+/// Of those who came with one token: by their keys, from whom control was taken, and who keeps it. One that stands no more is kept: it is
+/// known here sooner than in the database that this is so.
 #[derive(Default)]
 struct Bar {
     taken: HashSet<[u8; 32]>,
     kept: HashSet<[u8; 32]>,
+    /// A server before this one made it, and from whom control was taken is not known any more.
+    former: bool,
+}
+
+impl Bar {
+    fn stands(&self) -> bool {
+        self.former || !self.taken.is_empty()
+    }
 }
 
 /// Somebody who comes.
@@ -111,7 +120,7 @@ impl Viewers {
             viewer.open.set(viewer.open.get() + 1);
             return (viewer, false);
         }
-        let may = self.barred.borrow().get(&token).is_none_or(|bar| bar.kept.contains(&key));
+        let may = self.lets_control(&token, &key);
         self.last.set(self.last.get() + 1);
         let viewer = Rc::new(Viewer {
             id: self.last.get(),
@@ -136,15 +145,13 @@ impl Viewers {
             let Some(bar) = barred.get_mut(&viewer.token) else { return changes };
             bar.taken.remove(&viewer.key);
             bar.kept.insert(viewer.key);
-            if bar.taken.is_empty() {
-                barred.remove(&viewer.token);
-            }
         } else {
-            let bar = barred.entry(viewer.token).or_insert_with(|| {
+            let bar = barred.entry(viewer.token).or_default();
+            if !bar.stands() {
                 let all = self.by_id.borrow();
                 let others = all.values().filter(|other| other.token == viewer.token && other.control.get());
-                Bar { kept: others.map(|other| other.key).collect(), ..Bar::default() }
-            });
+                bar.kept = others.map(|other| other.key).collect();
+            }
             bar.kept.remove(&viewer.key);
             bar.taken.insert(viewer.key);
         }
@@ -154,7 +161,18 @@ impl Viewers {
     /// True while control is taken from somebody who came with this token.
     #[must_use]
     pub fn is_barred(&self, token: &[u8; 32]) -> bool {
-        self.barred.borrow().contains_key(token)
+        self.barred.borrow().get(token).is_some_and(Bar::stands)
+    }
+
+    /// A server before this one has taken control from somebody who came with this token.
+    pub fn remember_bar(&self, token: [u8; 32]) {
+        self.barred.borrow_mut().entry(token).or_insert_with(|| Bar { former: true, ..Bar::default() });
+    }
+
+    /// False for him from whom control was taken, and for who comes new while it is taken from anybody with this token.
+    #[must_use]
+    pub fn lets_control(&self, token: &[u8; 32], key: &[u8; 32]) -> bool {
+        self.barred.borrow().get(token).is_none_or(|bar| !bar.stands() || bar.kept.contains(key))
     }
 
     /// A screen was opened: what it counts, by its visit.
@@ -290,5 +308,21 @@ mod tests {
         // Given back to the one it was taken from, the link is again what it says.
         assert!(all.allow(&out, true) && !all.is_barred(&[3; 32]));
         assert!(comes(34).control.get());
+    }
+
+    #[test]
+    fn what_a_former_server_took_comes_back_to_nobody_but_who_is_given_it() {
+        let (all, meter) = (Viewers::default(), Rc::default());
+        all.remember_bar([3; 32]);
+        let comes = |key| all.enter(comer(Kind::Link, 3, key, true), &meter).0;
+        let given = comes(31);
+        assert!(!given.control.get() && all.allow(&given, true) && all.is_barred(&[3; 32]));
+        assert!(all.leave(&given) && comes(31).control.get());
+        assert!(!comes(32).control.get(), "the one it was taken from may be this one");
+        // One that this server has lifted is not made again by what the database said before.
+        let (out, _) = all.enter(comer(Kind::Link, 4, 41, true), &meter);
+        assert!(all.allow(&out, false) && all.allow(&out, true));
+        all.remember_bar([4; 32]);
+        assert!(!all.is_barred(&[4; 32]));
     }
 }

@@ -143,6 +143,9 @@ pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
         let (share, vm) = shares::admit(cx, req, &secret, behind).await?;
         let (name, kind, token) = (format!("link {}", share.id), Kind::Link, share.token_hash);
         let key = viewers::key_of(cx, &secret, req.query()?.get("guest"))?;
+        if share.barred {
+            vm.viewers.remember_bar(token);
+        }
         return Ok(Viewing { vm, kind, user: None, name, token, key, control: share.control });
     }
     let caller = req.caller()?;

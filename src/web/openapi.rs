@@ -46,7 +46,7 @@ const ABOUT: &str = "Hands out Linux desktops in the browser. Times are RFC 3339
     something must come from a page of this server. Errors are `application/problem+json` with a sentence in `detail` and a stable `code`. \
     What is somebody else's answers 404, as if it did not exist; administrators see all. \
     Beside what each operation names, any request may be answered by 400, 405, 408, 413, 414, 417, 431, 500, 501 or 505 when it is no good HTTP \
-    or the server has a fault. GET answers HEAD too.";
+    or the server has a fault. GET answers HEAD too. What is sent as a file, as this description is, also answers `If-None-Match`, `If-Match` and `Range` with 206, 304, 412 or 416.";
 
 /// The document, made when it is first asked for. It says much over and over: compressed it is a tenth.
 static DOCUMENT: LazyLock<Result<Asset, String>> = LazyLock::new(|| {

@@ -49,6 +49,7 @@ pub async fn create(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         vmid: row.vmid.clone(),
         token_hash: cx.sessions.hash(&token),
         control,
+        barred: false,
         created_at: now,
         expires_at: Timestamp::from_second(now.as_second() + i64::from(minutes) * 60).unwrap_or(Timestamp::MAX),
     };

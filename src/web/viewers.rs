@@ -134,6 +134,7 @@ pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if req.head.method == Method::Head {
         return Ok(super::events::headers());
     }
+    let control = control && vm.viewers.lets_control(&token, &key);
     let none_yet = || json!({ "kind": kind.word(), "id": null, "control": control });
     let present = vm.viewers.of(&key).map_or_else(none_yet, |viewer| told(&viewer));
     let feed = Feed::new(cx.notify());
