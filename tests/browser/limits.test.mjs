@@ -59,6 +59,8 @@ test("a desktop nobody uses is warned of, kept by a click, and a crash is told",
 
   await page.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial&vmid=${vm.vmid}`);
   await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  // What is typed before that is not typed into the guest.
+  await until("the terminal shows what was", async () => /tiny:.up/.test(await page.locator(".xterm-rows").innerText()));
   await page.keyboard.press("Enter");
   await page.keyboard.type("echo c > /proc/sysrq-trigger");
   await page.keyboard.press("Enter");
