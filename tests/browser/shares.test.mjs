@@ -104,7 +104,11 @@ test("a student sees that a teacher watches, gives him control, takes it back an
   assert.ok(!keysOf(serial).includes(48), "and none of before");
   await until("the list says so", async () => /has control/.test(await student.page.locator("#viewer-list").innerText()));
   await student.page.locator("#viewer-list button").first().click();
-  await until("it is taken back", async () => await teacher.page.locator("#view-only").isVisible());
+  await until("it is taken back", async () => {
+    // It goes away by itself.
+    await showBar(teacher.page);
+    return teacher.page.locator("#view-only").isVisible();
+  });
   await student.page.locator("#viewer-list button").nth(1).click();
   assert.match(await student.page.locator("#sure").innerText(), /Close the screen of Teacher mslee\?/);
   await student.page.locator("#sure-yes").click();
