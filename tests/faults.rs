@@ -112,6 +112,7 @@ fn an_end_that_a_lock_keeps_from_being_written_is_written_when_the_lock_is_gone(
     // What is told of it does not wait for the database, and nobody is led to a machine that is gone.
     let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
     assert_eq!(server.call("GET", &path, &token, &Value::Null).json["state"], "failed");
+    assert_eq!(server.call("GET", "/auth/me", &token, &Value::Null).json["vm"], Value::Null);
     let refused = server.call("POST", "/run-iso", &token, &Value::Null);
     assert_eq!(refused.status, 503, "{refused:?}");
     let began = Instant::now();

@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// Waits until the end of a VM is told.
+    /// Waits until the end of a VM is told, and then written: telling does not wait for the database.
     fn ends(&mut self, user: usize, vm: Value, state: &str) {
         let path = format!("/vms/{}", vmid(&vm));
         let now = until(&format!("{path} is {state}"), || {
@@ -162,6 +162,8 @@ impl World {
             (now["state"] == state).then_some(now)
         });
         assert!(now["exit"].is_string() && now["pid"].is_null(), "{now}");
+        let written = format!("select count(*) from vms where vmid = '{}' and state = '{state}'", vmid(&vm));
+        until("its end is written", || (self.server().count(&written) == 1).then_some(()));
         self.past.insert(user, now);
     }
 

@@ -150,13 +150,14 @@ fn kept_disk(config: &Config, profile: &Profile, user: &str, fields: &Fields) ->
     Ok(persistent.then(|| KeptDisk { name: named.unwrap_or_else(|| USUAL_DISK.into()), by_name }))
 }
 
-/// The user's live VM as an object, if there is one: from memory, or a row that is only being started.
+/// The user's live VM as an object, if there is one: from memory, or a row that is only being started. One that has ended is
+/// none, although its end may not be written yet.
 ///
 /// # Errors
 /// 503 when the database is away and memory does not know.
 pub async fn current(cx: &Cx, user: &str) -> Result<Option<Value>, Problem> {
     if let Some(vm) = cx.vms.of_user(user) {
-        return Ok(Some(live_json(cx, &vm)));
+        return Ok(vm.row.borrow().state.is_live().then(|| live_json(cx, &vm)));
     }
     let row = cx.db(vms::live_of_user(&cx.db, user.to_owned())).await?;
     Ok(row.map(|row| vm::to_json(&row, None, cx.now())))
