@@ -170,11 +170,11 @@ fn ports_run_out_cool_down_and_come_back() {
     let (a, b) = (wish(&user(db, "porta"), 14_000, 1), wish(&user(db, "portb"), 14_000, 1));
     seed(db, &a);
     assert!(matches!(reserve(db, &a), Reserved::New(_)));
-    assert!(matches!(reserve(db, &b), Reserved::NoPorts { kind: "vnc" }));
+    assert!(matches!(reserve(db, &b), Reserved::NoPorts { kind: "vnc", free_in: None }));
     let finish =
         |cooldown| wait(vms::finish(db, a.vmid.clone(), VmState::Stopped, "x".into(), cooldown)).expect("finished");
     assert_eq!(finish(Duration::from_secs(600)).expect("the row").exit.as_deref(), Some("x"));
-    assert!(matches!(reserve(db, &b), Reserved::NoPorts { .. }), "it cools down");
+    assert!(matches!(reserve(db, &b), Reserved::NoPorts { free_in: Some(590..=600), .. }), "it cools down");
     finish(Duration::ZERO);
     assert!(matches!(reserve(db, &b), Reserved::NoPorts { .. }), "a second end changes nothing");
     let c = Wish { vmid: vmshare::random::hex_id(), ..wish(&user(db, "portc"), 14_100, 1) };
@@ -193,7 +193,7 @@ fn a_failed_transaction_leaves_nothing() {
     // The HTTP range has no ports: the VNC port that was taken must come back.
     let broken = Wish { http_range: 1..=1, ..wish(&user(db, "half"), 15_000, 1) };
     wait(ports::seed(db, vec![(15_000..=15_000, 16_000..=16_000)])).expect("seeded");
-    assert!(matches!(reserve(db, &broken), Reserved::NoPorts { kind: "http" }));
+    assert!(matches!(reserve(db, &broken), Reserved::NoPorts { kind: "http", free_in: None }));
     assert!(matches!(reserve(db, &Wish { http_range: 16_000..=16_000, ..broken }), Reserved::New(_)));
 }
 

@@ -385,12 +385,15 @@ fn ports_run_out_with_a_word_when_to_come_back_and_come_back() {
     let refuse = || {
         let refused = server.call("POST", "/run-iso", &second, &Value::Null);
         assert_eq!((refused.status, refused.code()), (503, "ports_exhausted"), "{refused:?}");
-        assert!(refused.header("retry-after").is_some());
+        let seconds = refused.header("retry-after").expect("a time").to_owned();
+        (seconds, refused.json["detail"].as_str().expect("why").to_owned())
     };
-    refuse();
+    assert_eq!(refuse().0, "30");
     server.stop(&first, &vm);
-    // They cool down first.
-    refuse();
+    // They cool down first, and it is told how long.
+    let (seconds, why) = refuse();
+    assert!(["1", "2"].contains(&seconds.as_str()), "{seconds}");
+    assert!(why.contains(&format!("One is free in {seconds} s")), "{why}");
     let metrics = server.call("GET", "/metrics", &common::admin(&server), &Value::Null);
     let metrics = String::from_utf8(metrics.body).expect("text");
     for line in [

@@ -178,6 +178,8 @@ pub enum Reserved {
     NoPorts {
         /// `vnc` or `http`.
         kind: &'static str,
+        /// Seconds until one that rests is free, if one does.
+        free_in: Option<u64>,
     },
 }
 
@@ -188,7 +190,7 @@ pub enum Reserved {
 pub async fn reserve(db: &Db, wish: Wish) -> Result<Reserved, Error> {
     db.call(move |conn| match conn.atomically(|conn| reserve_now(conn, &wish)) {
         Ok(reserved) => Ok(reserved),
-        Err(Stopped::NoPorts(kind)) => Ok(Reserved::NoPorts { kind }),
+        Err(Stopped::NoPorts { kind, free_in }) => Ok(Reserved::NoPorts { kind, free_in }),
         Err(Stopped::By(error)) => Err(error),
     })
     .await
@@ -196,7 +198,7 @@ pub async fn reserve(db: &Db, wish: Wish) -> Result<Reserved, Error> {
 
 /// Why a reservation was rolled back.
 enum Stopped {
-    NoPorts(&'static str),
+    NoPorts { kind: &'static str, free_in: Option<u64> },
     By(Error),
 }
 
@@ -247,7 +249,12 @@ fn in_the_way(row: VmRow) -> Reserved {
 fn take_port(conn: &mut Conn, vmid: &str, kind: &'static str, range: &RangeInclusive<u16>) -> Result<i32, Stopped> {
     let (first, last) = (i32::from(*range.start()), i32::from(*range.end()));
     let row = conn.query_opt(include_str!("../../sql/ports/take.sql"), &[&vmid, &kind, &first, &last])?;
-    row.map(|row| row.get(0)).ok_or(Stopped::NoPorts(kind))
+    if let Some(row) = row {
+        return Ok(row.get(0));
+    }
+    let resting = conn.query_opt(include_str!("../../sql/ports/next_free.sql"), &[&kind, &first, &last])?;
+    let free_in = resting.map(|row| row.get::<_, i64>(0).unsigned_abs());
+    Err(Stopped::NoPorts { kind, free_in })
 }
 
 /// Writes a live VM's process down, so that a sweep finds it.

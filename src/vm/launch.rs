@@ -165,7 +165,13 @@ pub async fn launch<W: World>(world: &W, wish: &Wish, gone: &Cancel) -> Result<(
             let detail = format!("Your VM is {}. Try again in a moment.", row.state);
             return Err(Problem::conflict("vm_busy", detail));
         }
-        Reserved::NoPorts { kind } => {
+        Reserved::NoPorts { kind, free_in: Some(seconds) } => {
+            let detail = format!(
+                "All {kind} ports of this profile are in use, or rest after a VM that ended. One is free in {seconds} s: try again then."
+            );
+            return Err(Problem::unavailable("ports_exhausted", detail, seconds));
+        }
+        Reserved::NoPorts { kind, free_in: None } => {
             let detail =
                 format!("All {kind} ports of this profile are in use. Try again when somebody has stopped a VM.");
             return Err(Problem::unavailable("ports_exhausted", detail, 30));
