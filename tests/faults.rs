@@ -354,6 +354,22 @@ fn a_server_told_to_end_while_the_database_is_frozen_and_a_request_hangs_ends_in
 }
 
 #[test]
+fn a_server_told_to_end_leaves_no_qemu_that_hangs_where_it_ends_them() {
+    let mut server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "", "");
+    let token = server.sign_up("hanging");
+    // Its disk is kept, so the guest would be asked first.
+    let asked = server.call("POST", "/run-iso", &token, &json!({"data_disk_gb": 1}));
+    assert_eq!(asked.status, 200, "{asked:?}");
+    let pid = u32::try_from(asked.json["vm"]["pid"].as_u64().expect("pid")).expect("pid");
+    signal("-STOP", &[pid]);
+    server.kill("-TERM");
+    let (code, folder, said) = server.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(processes_of(folder.path()), Vec::<u32>::new(), "{said}");
+    assert!(said.contains("vm stopped: server stopped"), "{said}");
+}
+
+#[test]
 fn a_server_told_to_end_twice_does_not_wait_for_anybody() {
     let mut server = Server::with("tls = \"off\"", "", "");
     let mut hangs = server.connect();

@@ -13,8 +13,9 @@ const QUIT_WAIT: Duration = Duration::from_secs(5);
 /// How long the end may take to be written once the process is gone; beyond it the database is away.
 const WRITE_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a guest may take where the server's own end waits for it.
+/// How long a guest may take where the server's own end waits for it, and then QEMU: all of it, and the database, within what that end may take.
 const LAST_GRACE: Duration = Duration::from_secs(4);
+const LAST_QUIT: Duration = Duration::from_secs(1);
 
 /// Ends a VM because the server ends. One whose disk is kept is asked first, for what it has not written yet; of others nothing is kept.
 pub fn at_the_end(cx: &Cx, vm: &Rc<Vm>) {
@@ -23,7 +24,7 @@ pub fn at_the_end(cx: &Cx, vm: &Rc<Vm>) {
     cx.spawner.clone().spawn("stop at the end", async move {
         let grace = Duration::from_secs(cx.config.limits.stop_grace_seconds).min(LAST_GRACE);
         let grace = if keeps { grace } else { Duration::ZERO };
-        if let Err(problem) = stop_within(&cx, &vm, "server stopped", grace).await {
+        if let Err(problem) = stop_within(&cx, &vm, "server stopped", (grace, LAST_QUIT)).await {
             log::error!(vmid:% = vm.vmid, user = vm.login().as_str(); "{}", problem.detail);
         }
     });
@@ -35,11 +36,16 @@ pub fn at_the_end(cx: &Cx, vm: &Rc<Vm>) {
 /// 503 when the database is away: the VM ends all the same.
 pub async fn stop(cx: &Cx, vm: &Rc<Vm>, why: &str, force: bool) -> Result<VmRow, Problem> {
     let grace = if force { Duration::ZERO } else { Duration::from_secs(cx.config.limits.stop_grace_seconds) };
-    stop_within(cx, vm, why, grace).await
+    stop_within(cx, vm, why, (grace, QUIT_WAIT)).await
 }
 
-/// As [`stop`], with so much time for the guest; none is without asking it.
-async fn stop_within(cx: &Cx, vm: &Rc<Vm>, why: &str, grace: Duration) -> Result<VmRow, Problem> {
+/// As [`stop`], with so much time for the guest (none is without asking it), and for the database and QEMU each.
+async fn stop_within(
+    cx: &Cx,
+    vm: &Rc<Vm>,
+    why: &str,
+    (grace, patience): (Duration, Duration),
+) -> Result<VmRow, Problem> {
     if vm.wish.borrow().is_none() {
         vm.wish.replace(Some(why.to_owned()));
     }
@@ -47,7 +53,7 @@ async fn stop_within(cx: &Cx, vm: &Rc<Vm>, why: &str, grace: Duration) -> Result
     let stopping =
         vms::change_state(&cx.db, vm.vmid.to_string(), vec![VmState::Running], VmState::Stopping, why.to_owned());
     // A database that is away must not keep a VM alive.
-    if let Ok(Some(row)) = cx.db(stopping).await
+    if let Some(Ok(Some(row))) = cx.within(patience, cx.db(stopping)).await
         && vm.is_up()
     {
         vm.row.replace(row);
@@ -67,7 +73,7 @@ async fn stop_within(cx: &Cx, vm: &Rc<Vm>, why: &str, grace: Duration) -> Result
             let _ = process.execute("quit", None).await;
             process.exit.wait().await
         };
-        if cx.within(QUIT_WAIT, quit).await.is_none() {
+        if cx.within(patience, quit).await.is_none() {
             process.signal(Signal::Kill);
         }
     }
