@@ -22,8 +22,8 @@ const WIDTHS: RangeInclusive<u32> = 16..=1280;
 pub async fn show(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let vm = seen(&cx, &req).await?;
     let mut width = width(req.query()?.get("w"))?;
-    // Whoever watches is announced; a class at a glance is not, and no more than that.
-    let is_own = req.caller.get().is_none_or(|caller| caller.user.id == vm.user);
+    // Whoever watches is announced; a glance, at a class or by a link, is not, and is no more than that.
+    let is_own = req.caller.get().is_some_and(|caller| caller.user.id == vm.user);
     if !is_own {
         width = Some(width.unwrap_or(GLANCE).min(GLANCE));
     }
