@@ -1,11 +1,13 @@
 #![no_main]
 //! The serial console: whatever the guest writes in whatever pieces, and whoever reads how slowly, each reader gets every byte once and in
-//! order, or is told that it missed some; no more is kept than the bound.
+//! order, or is told that it missed some; no more is kept than the bound. And what is no input of a person is none when it comes twice.
 use libfuzzer_sys::fuzz_target;
 use vmshare::proto::scrollback::{Place, Ring};
+use vmshare::proto::terminal::is_report;
 
 /// What the fuzzer's bytes mean: an operation, a number, and for a write so many bytes.
 fuzz_target!(|data: &[u8]| {
+    assert!(!is_report(data) || is_report(&data.repeat(2)));
     let Some((&most, mut rest)) = data.split_first() else { return };
     let most = usize::from(most) + 1;
     let (mut ring, mut all) = (Ring::new(most), Vec::<u8>::new());

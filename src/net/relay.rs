@@ -13,6 +13,7 @@ use super::back::Back;
 use super::stream::{Received, Stream};
 use super::{READ_BYTES, Scratch};
 use crate::proto::rfb::ClientTracker;
+use crate::proto::terminal::is_report;
 use crate::proto::websocket::{self, Decoder, Frame};
 use mio::Token;
 use mio::net::UnixStream;
@@ -109,7 +110,7 @@ pub type OnEnd = Box<dyn FnOnce(Option<&End>)>;
 pub enum Tracker {
     /// They are RFB; of who only looks no more goes on than what asks for pictures, with room for that.
     Screen(ClientTracker, Vec<u8>),
-    /// They are typed, all of them; of who only looks nothing goes on.
+    /// They are typed, but for what the terminal answers by itself; of who only looks nothing goes on.
     Typed,
 }
 
@@ -124,7 +125,7 @@ impl Tracker {
                 let passed = passed.map_err(|e| End { code: 1002, reason: e.to_string() })?;
                 Ok((if passed.whole { payload } else { room.as_slice() }, passed.inputs > 0))
             }
-            Self::Typed if may_control => Ok((payload, !payload.is_empty())),
+            Self::Typed if may_control => Ok((payload, !payload.is_empty() && !is_report(payload))),
             Self::Typed => Ok((&[], false)),
         }
     }

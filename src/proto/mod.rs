@@ -16,6 +16,7 @@ pub mod qmp;
 pub mod rfb;
 pub mod scrollback;
 pub mod telegram;
+pub mod terminal;
 pub mod tus;
 pub mod url;
 pub mod websocket;
