@@ -85,6 +85,12 @@ run guest_says_what_a_group_lacks vmshare.service ''
 run guest_says_what_a_group_lacks poor.slice/own ''
 mkdir system.slice/closed
 run guest_says_what_a_group_lacks closed ''
+DELEGATED='memory cpu pids'
+mkdir system.slice/noio.slice
+enable system.slice/noio.slice
+delegate system.slice/noio.slice/own
+check noio noio.slice/own ''
+run guest_bounds_vms_without_a_weight_at_the_disk noio.slice/own ''
 export VM_CGROUP=$given
 run guest_says_what_a_group_lacks vmshare.service ''
 # With a disk that is divided by weights, in both ways.
@@ -171,7 +177,12 @@ fn boot(kernel: &Path, initrd: &Path) -> String {
     let mut guest = Guest(
         Command::new("qemu-system-x86_64")
             .args(["-nodefaults", "-no-reboot", "-accel", "tcg", "-smp", "2", "-m", "640", "-display", "none"])
-            .args(["-serial", "stdio", "-append", "console=ttyS0 quiet loglevel=4 tsc=unstable panic=-1"])
+            .args([
+                "-serial",
+                "stdio",
+                "-append",
+                "console=ttyS0 quiet loglevel=4 tsc=unstable no_timer_check panic=-1",
+            ])
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")
@@ -208,8 +219,8 @@ fn the_kernel_bounds_vms_in_delegated_groups_of_version_2_and_where_there_is_non
         .filter_map(|line| line.split_once("guest: ")?.1.split_once(" ended with "))
         .map(|(_, code)| code)
         .collect();
-    assert_eq!(ended, ["0"; 6], "a test failed in the guest:\n{said}");
-    assert_eq!(said.matches("test result: ok. 1 passed").count(), 6, "{said}");
+    assert_eq!(ended, ["0"; 7], "a test failed in the guest:\n{said}");
+    assert_eq!(said.matches("test result: ok. 1 passed").count(), 7, "{said}");
     let check = |name: &str| {
         let (_, rest) =
             said.split_once(&format!("check {name}:\n")).unwrap_or_else(|| panic!("no check {name}: {said}"));
@@ -219,7 +230,10 @@ fn the_kernel_bounds_vms_in_delegated_groups_of_version_2_and_where_there_is_non
         let said = check(name);
         assert!(said.contains("ok      VMs are bounded"), "{name}: {said}");
         assert_eq!(said.contains("vda goes by no weights"), !is_divided, "{name}: {said}");
+        assert!(!said.contains("delegate io too"), "{name}: {said}");
     }
+    let without = check("noio");
+    assert!(without.contains("ok      VMs are bounded") && without.contains("delegate io too"), "{without}");
     let service = check("service");
     assert!(service.contains("WARNING VMs are not bounded") && service.contains("vmshare-vms.service"), "{service}");
     assert!(said.contains("\nleft: ."), "groups are left:\n{said}");
@@ -352,6 +366,7 @@ fn assert_bounds(groups: &Groups, user: Option<u32>, with_bfq: bool) {
 fn guest_bounds_vms_in_a_group_of_the_servers_own() {
     let mut groups = look();
     assert_eq!(groups.missing(), None);
+    assert!(groups.weigh_disks());
     groups.enter().expect("the group is divided");
     assert_eq!(own_group(), "0::/system.slice/own/server");
     assert_bounds(&groups, None, false);
@@ -367,6 +382,19 @@ fn guest_bounds_vms_in_the_group_that_is_held_for_them() {
     let given = PathBuf::from(std::env::var_os("VM_CGROUP").expect("of the unit"));
     assert_eq!(fs::read_to_string(given.join("server/cgroup.procs")).expect("procs").lines().count(), 1, "its holder");
     assert_bounds(&groups, Some(1_900_000_000), true);
+}
+
+#[test]
+#[ignore = "for the guest"]
+fn guest_bounds_vms_without_a_weight_at_the_disk() {
+    let mut groups = look();
+    assert_eq!((groups.missing(), groups.weigh_disks()), (None, false));
+    groups.enter().expect("the group is divided");
+    let vm = Vm::start(&groups, None, "sleep 1000");
+    assert_eq!((vm.said("pids.max").as_str(), vm.group.join("io.weight").exists()), ("161", false));
+    vm.kill();
+    groups.remove(VMID);
+    assert!(!vm.group.exists(), "{} is left", vm.group.display());
 }
 
 /// For each group in which the guest runs it.

@@ -95,9 +95,17 @@ pub(super) fn run(overrides: &Overrides) -> Result<(), String> {
 
 /// What a VM may take of the host.
 fn bounds(config: &Config, tell: &mut impl FnMut(bool, String)) {
-    match Groups::look(config).missing() {
+    let groups = Groups::look(config);
+    match groups.missing() {
         None => {
             tell(true, "VMs are bounded in memory, processor time and threads by control groups".into());
+            if !groups.weigh_disks() {
+                println!(
+                    "WARNING a VM that reads and writes much slows the others' disks: their control groups have no weight there; let the \
+                     unit that holds them delegate io too (Delegate=cpu memory pids io)"
+                );
+                return;
+            }
             let disks = disk_weight::undivided(&config.base_dir);
             if !disks.is_empty() {
                 println!(

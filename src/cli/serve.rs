@@ -151,6 +151,11 @@ fn isolation(config: &Config) -> (Apart, Groups) {
                 "VMs are bounded in memory, processor time and threads by control groups in {}",
                 place.display()
             );
+            if !groups.weigh_disks() {
+                log::warn!(
+                    "VMs have no weight at the disk: the control groups have no io controller; see vmshare check"
+                );
+            }
         }
     }
     (Apart::new(users), groups)

@@ -138,6 +138,16 @@ impl Groups {
         self.place().err()
     }
 
+    /// Whether a VM's group has a weight at the disk. Not everywhere: a unit may delegate the other controllers and not this one.
+    #[must_use]
+    pub fn weigh_disks(&self) -> bool {
+        match &self.tree {
+            Tree::V2(parent) => offers(parent).is_ok_and(|offered| offered.iter().any(|controller| controller == "io")),
+            Tree::V1(all) => all.iter().any(|(controller, _)| *controller == BLKIO),
+            Tree::Nowhere(_) => false,
+        }
+    }
+
     /// Where VMs' groups are made; under version 1 the one that bounds memory.
     ///
     /// # Errors
@@ -293,12 +303,16 @@ fn version_2(own: &str, mounts: &str) -> Result<PathBuf, String> {
     Ok(if own.ends_with(LEAF) { own.parent().map(Path::to_owned).unwrap_or_default() } else { own })
 }
 
+/// The controllers that groups below this one of version 2 may have.
+fn offers(parent: &Path) -> io::Result<Vec<String>> {
+    let text = fs::read_to_string(parent.join("cgroup.controllers"))?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
 /// That this group can be divided by us.
 fn usable(parent: PathBuf) -> Result<PathBuf, String> {
-    let offered = fs::read_to_string(parent.join("cgroup.controllers"));
-    let offered = offered.map_err(|e| format!("{}: {e}", parent.display()))?;
-    let missing: Vec<_> =
-        CONTROLLERS.into_iter().filter(|wanted| !offered.split_whitespace().any(|c| c == *wanted)).collect();
+    let offered = offers(&parent).map_err(|e| format!("{}: {e}", parent.display()))?;
+    let missing: Vec<_> = CONTROLLERS.into_iter().filter(|wanted| !offered.iter().any(|c| c == wanted)).collect();
     if !missing.is_empty() {
         return Err(format!("{} does not offer {}", parent.display(), missing.join(", ")));
     }
