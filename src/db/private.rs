@@ -72,8 +72,8 @@ impl Cluster {
         let bin = find_programs(bin)?;
         let folder = base.join("postgres");
         let user = match euid() {
-            // A cluster that is there keeps its owner: a command that root gives must not take it from the server's user.
-            0 => Some(owner(&folder).map_or_else(find_user, Ok)?),
+            // A command that root gives must not take it from the server's user, whose folder it lies in before it is there.
+            0 => Some(owner(&folder).or_else(|| owner(&base)).map_or_else(find_user, Ok)?),
             _ => None,
         };
         let cluster = Self { bin, folder, user, child: None };
@@ -371,5 +371,13 @@ mod tests {
             assert_eq!(cluster.user == Some((4711, 4711)), kept);
             assert_eq!(run.metadata().unwrap().uid() == 4711, kept);
         }
+        fs::remove_dir_all(&folder).unwrap();
+        chown(base.path(), Some(4711), Some(4711)).unwrap();
+        assert_eq!(
+            Cluster::prepare(base.path(), None).unwrap().user,
+            Some((4711, 4711)),
+            "made for whose folder it is"
+        );
+        assert_eq!(run.metadata().unwrap().uid(), 4711);
     }
 }
