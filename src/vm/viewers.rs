@@ -72,7 +72,7 @@ pub struct Viewer {
 pub struct Viewers {
     by_id: RefCell<BTreeMap<u64, Rc<Viewer>>>,
     last: Cell<u64>,
-    /// Tokens where control was taken from somebody: it does not come back with another screen.
+    /// Tokens where control was taken from somebody: it does not come back with another screen, unless an administrator asks for it.
     barred: RefCell<HashMap<[u8; 32], Bar>>,
     /// What passed through screens that are closed, to browsers and to the VM.
     closed: Cell<(u64, u64)>,

@@ -87,9 +87,10 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     if vm.viewers.allow(&viewer, control) {
         let what = if control { "give control" } else { "take control" };
         let to = format!("{} {}", viewer.kind.word(), viewer.name);
-        audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;
+        // Before anything is waited for: it is so already.
         cx.bus.tell_viewer(vm.vmid, (&viewer.token, &viewer.key), &told(&viewer));
         cx.bus.publish(&vm, cx.now());
+        audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;
     }
     let is_barred = vm.viewers.is_barred(&viewer.token);
     if viewer.kind == Kind::Link && cx.db(shares::set_barred(&cx.db, viewer.token, is_barred)).await.is_err() {
