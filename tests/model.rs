@@ -1,4 +1,4 @@
-//! A model of who has which VM, held against the real server: launches, stops, deaths of QEMU and of the server, in any order.
+//! A model of who has which VM, held against the real server: launches, stops, power cycles, deaths of QEMU and of the server, in any order.
 //!
 //! QEMU is a stand-in, for speed. After each step the database, the processes, the run folders and the API must tell the same story as the
 //! model. Bounded in time: what is not begun by then is left to the next run, which draws other steps.
@@ -31,6 +31,8 @@ enum Step {
     Launch { user: usize, clicks: usize },
     /// `POST …/stop`, of the last VM too when it has ended.
     Stop { user: usize },
+    /// Switched off and on: another QEMU; or a stop at the same moment, which wins.
+    Cycle { user: usize, and_stop: bool },
     /// QEMU is killed.
     Death { user: usize },
     /// The server is killed and started again; somebody's QEMU may be killed in between.
@@ -41,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..USERS, 1..=3_usize).prop_map(|(user, clicks)| Step::Launch { user, clicks }),
         2 => (0..USERS).prop_map(|user| Step::Stop { user }),
+        2 => (0..USERS, any::<bool>()).prop_map(|(user, and_stop)| Step::Cycle { user, and_stop }),
         2 => (0..USERS).prop_map(|user| Step::Death { user }),
         1 => proptest::option::of(0..USERS).prop_map(|death| Step::Restart { death }),
     ]
@@ -95,6 +98,7 @@ impl World {
         match step {
             Step::Launch { user, clicks } => self.launch(user, clicks),
             Step::Stop { user } => self.stop(user),
+            Step::Cycle { user, and_stop } => self.cycle(user, and_stop),
             Step::Death { user } => {
                 if let Some(vm) = self.live.remove(&user) {
                     kill(pid(&vm));
@@ -137,6 +141,35 @@ impl World {
         };
         self.server().stop(&self.tokens[user], &vm);
         self.ends(user, vm, "stopped");
+    }
+
+    fn cycle(&mut self, user: usize, and_stop: bool) {
+        let (server, token) = (self.server(), &self.tokens[user]);
+        let cycle = |vm: &Value| {
+            let path = format!("/vms/{}/restart", vmid(vm));
+            server.call("POST", &path, token, &json!({"mode": "power-cycle"}))
+        };
+        let Some(vm) = self.live.get(&user).cloned() else {
+            if let Some(past) = self.past.get(&user) {
+                assert_eq!(cycle(past).code(), "vm_not_running");
+            }
+            return;
+        };
+        if and_stop {
+            let (answer, _) = std::thread::scope(|scope| {
+                let cycle = scope.spawn(|| cycle(&vm));
+                let stopped = server.stop(token, &vm);
+                (cycle.join().expect("click"), stopped)
+            });
+            assert!(answer.status == 200 || answer.status == 409, "{answer:?}");
+            self.live.remove(&user);
+            self.ends(user, vm, "stopped");
+            return;
+        }
+        let answer = cycle(&vm);
+        assert_eq!((answer.status, &answer.json["vmid"]), (200, &vm["vmid"]), "{answer:?}");
+        assert_ne!(pid(&answer.json), pid(&vm), "another QEMU");
+        self.live.insert(user, answer.json);
     }
 
     fn restart(&mut self, death: Option<usize>) {
@@ -226,6 +259,10 @@ fn one_of_each_kind_of_step_leaves_the_world_as_the_model_has_it() {
         // All ports are taken.
         launch(3, 2),
         Step::Restart { death: Some(1) },
+        Step::Cycle { user: 0, and_stop: false },
+        Step::Cycle { user: 2, and_stop: true },
+        Step::Cycle { user: 2, and_stop: false },
+        launch(2, 1),
         launch(3, 1),
         Step::Death { user: 3 },
         Step::Stop { user: 0 },
