@@ -70,8 +70,8 @@ settings! {
         db_seconds: u64 = "3", 1..=60;
         /// Jobs that may wait for the disk threads; 503 above.
         disk_queue: usize = "256", 1..=1_000_000;
-        /// Passwords that may wait to be hashed; 503 above.
-        hash_queue: usize = "128", 1..=100_000;
+        /// Passwords that may wait to be hashed; a class of 200 signs in at once. 503 above.
+        hash_queue: usize = "512", 1..=100_000;
         /// How long nothing may come of an upload before it is cut off; what came is kept where it can be resumed.
         upload_stall_seconds: u64 = "60", 1..=3600;
         /// Images and unfinished uploads of one user together, in MB; 413 above.
