@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmshare::sys::pidfd::PidFd;
 use vmshare::sys::signal::Signal;
 
@@ -306,7 +306,13 @@ fn a_server_killed_in_the_middle_of_a_snapshot_leaves_a_vm_that_runs_and_can_be_
         let mut serial = server.serial(&vm);
         serial.send(&format!("echo still-$(({n}))-here\n"));
         serial.wait_for(&format!("still-{n}-here"));
-        told += u32::from(server.said().contains(&format!("job of the former server has ended: save s{n}")));
+        // It is told once it was looked for again, a moment after it is over; or never, when it was over before the kill.
+        let line = format!("job of the former server has ended: save s{n}");
+        let looked = Instant::now();
+        while !server.said().contains(&line) && looked.elapsed() < Duration::from_secs(2) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        told += u32::from(server.said().contains(&line));
     }
     assert!(told > 0, "no kill came while a snapshot was under way");
     server.stop(&token, &vm);

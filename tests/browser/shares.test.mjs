@@ -135,7 +135,7 @@ test("of two who came by one link one is given control alone, and both know who 
   for (const { page } of [one, other]) {
     await page.goto(`${server.url}${share.url}`);
     await bars(page);
-    names.push(await until("the guest knows who he is", () => page.locator("#guest").innerText()));
+    names.push(await until("the guest knows who he is", () => page.locator("#guest").textContent()));
   }
   assert.notEqual(names[0], names[1]);
   await inspect(other.page, "guest", seen);
