@@ -341,7 +341,7 @@ const PHONE = { width: 360, height: 740 };
  * What people would see cut off: boxes beyond the window's edges, and what is wider than a box that hides the rest without a sign. A page that does
  * not scroll (desktop, terminal) has edges above and below too. What guests and graphs draw is theirs.
  */
-const cut = (page) =>
+export const cut = (page) =>
   page.evaluate(() => {
     const fixed = document.documentElement.classList.contains("stage");
     const scrolls = (style) => /auto|scroll/.test(`${style.overflowX} ${style.overflowY}`);
