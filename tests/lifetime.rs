@@ -49,7 +49,8 @@ fn a_vm_nobody_uses_is_warned_of_kept_by_a_click_or_by_input_and_then_ends() {
         (200, &json!(false), &json!(0)),
         "{kept:?}"
     );
-    assert_eq!(server.count("select count(*) from vms where last_input_at > now() - interval '5 s'"), 1, "it is noted");
+    let noted = "select count(*) from vms where last_input_at > now() - interval '5 s' and last_input_up > started_up";
+    assert_eq!(server.count(noted), 1, "it is noted by both clocks");
     events.wait_for("the warning is over", |vm| !warns(vm));
 
     events.wait_for("the second warning", warns);
@@ -93,6 +94,35 @@ fn the_total_time_is_moved_neither_by_a_click_nor_by_a_restart() {
     server.end();
 }
 
+/// The database outlives a server that is killed.
+fn database_of(folder: &tempfile::TempDir) -> postgres::Client {
+    let mut config = postgres::Config::new();
+    config.host_path(folder.path().join("b/postgres/run")).user("vmshare").dbname("vmshare");
+    config.connect(postgres::NoTls).expect("the database")
+}
+
+#[test]
+fn a_clock_that_is_set_while_a_vm_runs_moves_no_limit_of_it() {
+    let limits = format!("base_image = {:?}\nidle_minutes = 30\nmax_minutes = 20", common::guests::still());
+    let mut server = Server::with(TOP, "limit_warning_seconds = 5", &limits);
+    let token = server.sign_up("timed");
+    let vm = server.launch(&token);
+    server.kill("-KILL");
+    let (_, folder, _) = server.wait();
+    // What was noted looks so to the next server when the clock has gone three hours ahead meanwhile.
+    let sql = "update vms set started_at = started_at - interval '3 hours', \
+               last_input_at = started_at - interval '3 hours', last_input_up = started_up";
+    assert_eq!(database_of(&folder).execute(sql, &[]).expect("sql"), 1);
+    let server = Server::run(folder);
+    let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
+    assert_eq!((&now["expires_because"], &now["expires_soon"]), (&json!("time limit"), &json!(false)), "{now}");
+    assert!((seconds_left(&now) - seconds_left(&vm)).abs() < 1.5, "{now}, before {vm}");
+    assert!(now["idle_s"].as_u64().is_some_and(|idle| idle < 120), "{now}");
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
 #[test]
 fn limits_go_on_counting_under_another_server_which_gives_time_for_a_warning() {
     let limits = limited("idle_minutes = 10\nmax_minutes = 30");
@@ -102,15 +132,13 @@ fn limits_go_on_counting_under_another_server_which_gives_time_for_a_warning() {
     let mut server = server;
     server.kill("-KILL");
     let (_, folder, _) = server.wait();
-    let mut database = {
-        let mut config = postgres::Config::new();
-        config.host_path(folder.path().join("b/postgres/run")).user("vmshare").dbname("vmshare");
-        config.connect(postgres::NoTls).expect("the database outlives the server")
-    };
+    let mut database = database_of(&folder);
     let id = |vm: &Value| vm["vmid"].as_str().expect("vmid").to_owned();
-    let sql = "update vms set last_input_at = now() - interval '8 minutes', started_at = now() - interval '20 minutes' where vmid = $1";
+    // As an older version left it: by the wall clock alone.
+    let sql = "update vms set last_input_at = now() - interval '8 minutes', started_at = now() - interval '20 minutes', \
+               last_input_up = null, started_up = null where vmid = $1";
     assert_eq!(database.execute(sql, &[&id(&one)]).expect("sql"), 1);
-    let sql = "update vms set last_input_at = now(), started_at = now() - interval '2 hours' where vmid = $1";
+    let sql = "update vms set last_input_at = now(), last_input_up = started_up, started_up = started_up - 7200 where vmid = $1";
     assert_eq!(database.execute(sql, &[&id(&two)]).expect("sql"), 1);
     let server = Server::run(folder);
 

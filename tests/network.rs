@@ -1,19 +1,24 @@
 //! What guests reach, tried from inside real ones, in each network mode: a "host" with services on its loopback and its own address, a
-//! private neighbour, and a piece of "internet" behind it with a resolver. These are a network namespace and a pair of cables, made
-//! for the test and taken away after it. Where the tests may not make them, `internet` must be refused, and that is tested instead.
+//! private neighbour, who is the host's resolver, and a piece of "internet" behind it. These are a network namespace and a pair of cables,
+//! made for the test and taken away after it. Where the tests may not make them, `internet` must be refused, and that is tested instead.
 
 mod common;
 
 use common::{Serial, Server, folder, image, until};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use tempfile::NamedTempFile;
 use vmshare::sys::rights::{self, Right};
 
-/// The port of all services but the resolver's.
+/// The port of all services but the resolvers', by TCP and UDP.
 const PORT: u16 = 8077;
+
+/// Resolvers that usual hosts have, one of the network and one of their own, and what each answers every question of a name with.
+const RESOLVERS: [(&str, [u8; 4]); 2] = [("192.168.77.2", [198, 51, 100, 2]), ("127.0.77.53", [198, 51, 100, 53])];
 
 /// What a guest tries: where, and what answers there.
 const PLACES: [(&str, &str); 9] = [
@@ -28,27 +33,42 @@ const PLACES: [(&str, &str); 9] = [
     ("2001:db8:77::2", "internet"),
 ];
 
-/// Started again inside the namespace: answers on all its addresses, and every question of a name with 198.51.100.2.
+/// Started again inside the namespace: answers on all its addresses, and as the neighbour's resolver.
 #[test]
 fn services_of_the_internet() {
-    if std::env::var_os("VMSHARE_TEST_SERVICES").is_none() {
-        return;
-    }
-    std::thread::spawn(|| {
-        let socket = UdpSocket::bind("0.0.0.0:53").expect("dns");
-        let mut question = [0; 512];
-        while let Ok((count, from)) = socket.recv_from(&mut question) {
-            // RFC 1035: the same id and question, one answer that points back at its name.
-            let mut answer = question[..count].to_vec();
-            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-            let wants_v4 = question[count - 3] == 1;
-            answer.extend([0xc0, 12, 0, if wants_v4 { 1 } else { 16 }, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 2]);
-            let _ = socket.send_to(&answer, from);
-        }
-    });
+    let Some(notes) = std::env::var_os("VMSHARE_TEST_SERVICES") else { return };
+    std::thread::spawn(|| resolve(RESOLVERS[0]));
+    std::thread::spawn(|| note_datagrams(notes.into()));
     let end = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     std::thread::spawn(|| answer(PORT, "internet"));
     let _ = end.join();
+}
+
+fn resolve((at, address): (&str, [u8; 4])) {
+    let socket = UdpSocket::bind((at, 53)).expect("dns");
+    let mut question = [0; 512];
+    while let Ok((count, from)) = socket.recv_from(&mut question) {
+        // RFC 1035: the same id and question, one answer that points back at its name.
+        let mut answer = question[..count].to_vec();
+        answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+        let wants_v4 = question[count - 3] == 1;
+        answer.extend([0xc0, 12, 0, if wants_v4 { 1 } else { 16 }, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address);
+        let _ = socket.send_to(&answer, from);
+    }
+}
+
+/// Writes the names down that datagrams ask for, a line each. They are read requests of TFTP (RFC 1350): a guest has a client for that.
+fn note_datagrams(notes: PathBuf) {
+    let socket = UdpSocket::bind(("::", PORT)).expect("udp");
+    let mut notes = File::options().append(true).open(notes).expect("notes");
+    let mut datagram = [0; 512];
+    while let Ok((count, _)) = socket.recv_from(&mut datagram) {
+        let name = datagram[..count].split(|byte| *byte == 0).nth(1).unwrap_or_default();
+        let line = format!("{}\n", String::from_utf8_lossy(name).trim_start_matches('\u{1}'));
+        // In one piece: the other one writes there too.
+        notes.write_all(line.as_bytes()).expect("note");
+    }
 }
 
 fn answer(port: u16, word: &'static str) {
@@ -72,6 +92,8 @@ fn run(line: &str) {
 struct World {
     name: String,
     services: Child,
+    /// Names of datagrams that arrived somewhere.
+    notes: NamedTempFile,
     table: Option<String>,
 }
 
@@ -92,18 +114,22 @@ impl World {
         run(&format!("ip -n {name} link set lo up"));
         run(&format!("ip route add 192.168.77.2/32 via 198.51.100.2 dev {cable}"));
         run(&format!("ip -6 route add fd77::2/128 via 2001:db8:77::2 dev {cable}"));
+        let notes = NamedTempFile::new().expect("notes");
         let services = Command::new("ip")
             .args(["netns", "exec", &name])
             .arg(std::env::current_exe().expect("own path"))
             .args(["--exact", "services_of_the_internet", "--nocapture"])
-            .env("VMSHARE_TEST_SERVICES", "1")
+            .env("VMSHARE_TEST_SERVICES", notes.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .expect("services");
-        let world = Self { name, services, table: None };
-        // Seen from the host itself everything answers: what a guest does not reach is kept from it.
+        let world = Self { name, services, notes, table: None };
         std::thread::spawn(|| answer(PORT, "host"));
+        std::thread::spawn(|| resolve(RESOLVERS[1]));
+        let notes = world.notes.path().to_owned();
+        std::thread::spawn(|| note_datagrams(notes));
+        // Seen from the host itself everything answers: what a guest does not reach is kept from it.
         for (place, word) in PLACES {
             let place = if place.starts_with("10.0.2") || place == "fec0::2" { "::1" } else { place };
             until(&format!("{place} answers the host"), || {
@@ -111,8 +137,38 @@ impl World {
                 TcpStream::connect((place, PORT)).ok()?.read_to_string(&mut said).ok()?;
                 said.contains(word).then_some(())
             });
+            world.send(place, &format!("host-to-{place}"));
         }
         world
+    }
+
+    /// Sends a datagram from the host and waits until it is noted: then all are that arrived there before.
+    fn send(&self, place: &str, name: &str) {
+        let socket = UdpSocket::bind("[::]:0").expect("udp");
+        until(&format!("{place} hears of {name}"), || {
+            let datagram = format!("\0\u{1}{name}\0octet\0");
+            let place: IpAddr = place.parse().expect("an address");
+            let to = match place {
+                IpAddr::V4(place) => place.to_ipv6_mapped(),
+                IpAddr::V6(place) => place,
+            };
+            // Nobody may listen yet.
+            let _ = socket.send_to(datagram.as_bytes(), (to, PORT));
+            self.noted().iter().any(|noted| noted == name).then_some(())
+        });
+    }
+
+    fn noted(&self) -> Vec<String> {
+        fs::read_to_string(self.notes.path()).expect("notes").lines().map(str::to_owned).collect()
+    }
+
+    /// The places where datagrams of a guest have arrived.
+    fn heard(&self, guest: &str) -> Vec<&'static str> {
+        self.send("::1", &format!("host-after-{guest}"));
+        self.send("198.51.100.2", &format!("internet-after-{guest}"));
+        let noted = self.noted();
+        let places = PLACES.iter().map(|(place, _)| *place);
+        places.filter(|place| noted.contains(&format!("{guest}-to-{place}"))).collect()
     }
 }
 
@@ -127,7 +183,7 @@ impl Drop for World {
     }
 }
 
-/// A server whose resolver is the one in the namespace, with a profile for each mode.
+/// A server whose host's resolver is the first one, with a profile for each mode.
 fn server() -> Server {
     let folder = folder();
     let top = "tls = \"off\"\nstop_vms_on_exit = true";
@@ -143,7 +199,7 @@ fn server() -> Server {
     }
     fs::write(folder.path().join("vmshare.toml"), text).expect("settings");
     let resolv = folder.path().join("resolv.conf");
-    fs::write(&resolv, "nameserver 198.51.100.2\n").expect("resolv.conf");
+    fs::write(&resolv, format!("nameserver {}\n", RESOLVERS[0].0)).expect("resolv.conf");
     // A mount of its own, so that the machine's own resolver is left alone.
     let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$@\"", resolv.display());
     let mut command = Command::new("unshare");
@@ -160,8 +216,8 @@ fn start(server: &Server, mode: &str) -> (String, Value, Serial) {
     (token, vm, serial)
 }
 
-/// The words of the places that answered the guest, in order, and what the resolver said.
-fn try_all(serial: &mut Serial) -> (Vec<String>, bool) {
+/// The places that answered the guest, in order, and whether its resolver did. A datagram to each place names the guest.
+fn try_all(serial: &mut Serial, guest: &str) -> (Vec<&'static str>, bool) {
     serial.wait_for("tiny: up");
     // QEMU's router tells its network of version 6 some moments after the card is up; without a card nobody does.
     serial.send("until test ! -e /sys/class/net/eth0 || ip -6 route | grep -q default; do sleep 0.2; done; echo is-$((1 + 1))-up\n");
@@ -171,19 +227,33 @@ fn try_all(serial: &mut Serial) -> (Vec<String>, bool) {
     for (n, (place, _)) in PLACES.iter().enumerate() {
         serial.send(&format!("(timeout 8 nc {place} {PORT} </dev/null >/tmp/t{n} 2>&1) &\n"));
     }
+    let all = PLACES.map(|(place, _)| place).join(" ");
+    let ask = format!("timeout 4 tftp -g -r {guest}-to-$a -l /dev/null $a {PORT}");
+    serial.send(&format!("for a in {all}; do ({ask} >/dev/null 2>&1) & done\n"));
     serial.send("(timeout 8 nslookup www.example.org 10.0.2.3 >/tmp/dns 2>&1) &\n");
     serial.send("wait; for n in 0 1 2 3 4 5 6 7 8; do echo \"tried-$n $(head -n 1 /tmp/t$n)\"; done\n");
-    serial.send("grep -c 198.51.100.2 /tmp/dns; echo all-$((1 + 1))-done\n");
+    serial.send("cat /tmp/dns; echo all-$((1 + 1))-done\n");
     serial.wait_for("all-2-done");
     let answered = PLACES.iter().enumerate().filter(|(n, _)| serial.text.contains(&format!("tried-{n} it-is-")));
     let words = answered
         .map(|(_, (place, word))| {
             assert!(serial.text.contains(&format!("it-is-{word}")), "{place}: {}", serial.text);
-            (*place).to_owned()
+            *place
         })
         .collect();
-    let resolved = serial.text.lines().any(|line| matches!(line.trim(), "1" | "2" | "3" | "4"));
-    (words, resolved)
+    (words, has_resolved(serial, 0))
+}
+
+/// Whether the guest has told of what this resolver answers.
+fn has_resolved(serial: &Serial, resolver: usize) -> bool {
+    let address = Ipv4Addr::from(RESOLVERS[resolver].1).to_string();
+    serial.text.lines().any(|line| line.starts_with("Address") && line.trim_end().ends_with(&format!(" {address}")))
+}
+
+/// What is in a table of the packet filter, if it is there.
+fn rules_of(table: &str) -> Option<String> {
+    let listed = Command::new("nft").args(["list", "table", "inet", table]).output().expect("nft");
+    listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
 }
 
 fn may_make_networks() -> bool {
@@ -218,24 +288,28 @@ fn a_guest_reaches_the_internet_where_it_may_and_never_the_host_or_a_neighbour()
     surfer.wait_for("asked-2");
     assert!(!surfer.text.contains("it-is-a-guest"), "a guest reached another: {}", surfer.text);
 
-    let nothing: Vec<String> = Vec::new();
-    let open = vec!["198.51.100.2".to_owned(), "2001:db8:77::2".to_owned()];
-    for ((_, _, serial), expected) in started.iter_mut().zip([(open, true), (nothing.clone(), false), (nothing, false)])
-    {
-        assert_eq!(try_all(serial), expected, "{}", serial.text);
-    }
+    let check = |(_, _, serial): &mut (String, Value, Serial), mode: &str, open: &[&str], resolves: bool| {
+        assert_eq!(try_all(serial, mode), (open.to_vec(), resolves), "{mode}: {}", serial.text);
+        assert_eq!(world.heard(mode), open, "{mode}: datagrams");
+    };
+    check(&mut started[0], "internet", &["198.51.100.2", "2001:db8:77::2"], true);
+    // The table and QEMU read it again in their time, which the others take.
+    let resolv = server.folder.as_ref().expect("it runs").path().join("resolv.conf");
+    fs::write(resolv, format!("nameserver {}\n", RESOLVERS[1].0)).expect("resolv.conf");
+    check(&mut started[1], "restricted", &[], false);
+    check(&mut started[2], "none", &[], false);
+
+    // The host asks itself by now, as with systemd-resolved: the guest reaches that resolver, and no other port there.
+    until("the other resolver may be asked", || rules_of(&table)?.contains(RESOLVERS[1].0).then_some(()));
+    let (_, _, surfer) = &mut started[0];
+    surfer.text.clear();
+    surfer.send("nslookup www.example.org 10.0.2.3; nc 10.0.2.3 8077 </dev/null; echo asked-$((2 + 1))\n");
+    surfer.wait_for("asked-3");
+    assert!(has_resolved(surfer, 1) && !surfer.text.contains("it-is"), "{}", surfer.text);
 
     // A firewall that is loaded anew throws the table away: it is soon there again.
     run(&format!("nft delete table inet {table}"));
-    until("the table is there again", || {
-        Command::new("nft")
-            .args(["list", "table", "inet", &table])
-            .output()
-            .expect("nft")
-            .status
-            .success()
-            .then_some(())
-    });
+    until("the table is there again", || rules_of(&table));
     for (token, vm, _) in &started {
         server.stop(token, vm);
     }

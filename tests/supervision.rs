@@ -6,6 +6,7 @@ use common::{Server, SmallDisk, stand_in, until};
 use serde_json::{Value, json};
 use vmshare::sys::pidfd::PidFd;
 use vmshare::sys::signal::Signal;
+use vmshare::vm::supervise::Pause;
 
 #[test]
 fn stand_in_for_qemu() {
@@ -127,6 +128,26 @@ fn a_full_disk_pauses_the_guest_is_told_survives_a_server_and_ends_with_resume()
     let answer = server.call("POST", &format!("{}/resume", path_of(&vm)), &token, &Value::Null);
     assert_eq!((answer.status, &answer.json["paused"]), (200, &Value::Null), "{answer:?}");
     wait_for_event(&server, "resume", "");
+    server.stop(&token, &vm);
+    server.assert_nothing_left();
+    server.end();
+}
+
+#[test]
+fn a_broken_disk_pauses_the_guest_until_resume_and_an_error_it_is_told_of_pauses_nothing() {
+    let server = stand_in::server("disk-error", "");
+    let token = server.sign_up("broken");
+    let vm = server.launch(&token);
+    wait_for_pause(&server, &token, &vm, &json!(Pause::DiskError.word()));
+    wait_for_event(&server, "disk", "disk0: input or output failed; the guest stands still");
+    // QEMU is asked why it stopped, and says the same.
+    wait_for_event(&server, "stop", "");
+    let answer = server.call("POST", &format!("{}/resume", path_of(&vm)), &token, &Value::Null);
+    assert_eq!((answer.status, &answer.json["paused"]), (200, &Value::Null), "{answer:?}");
+    wait_for_event(&server, "resume", "");
+    // The next one goes to the guest's system, which runs on.
+    wait_for_event(&server, "disk", "disk0: input or output failed");
+    assert_eq!(server.call("GET", &path_of(&vm), &token, &Value::Null).json["paused"], Value::Null);
     server.stop(&token, &vm);
     server.assert_nothing_left();
     server.end();

@@ -5,6 +5,7 @@ mod common;
 use common::{Events, Server, closed, shake_hands, until};
 use serde_json::{Value, json};
 use std::net::TcpStream;
+use std::time::Instant;
 use tungstenite::{Message, WebSocket};
 
 type Screen = WebSocket<TcpStream>;
@@ -50,12 +51,28 @@ fn may(server: &Server, vm: &Value, token: &str, who: &Value, control: bool) -> 
     answer.json
 }
 
+/// What is told of all `count` screens and terminals of a VM when all of them are closed.
+fn ended_connections(server: &Server, vm: &Value, admin: &str, count: usize) -> Vec<Value> {
+    let log = until("all that was opened has its end", || {
+        let log = server.call("GET", "/connections", admin, &Value::Null).json["events"].as_array()?.clone();
+        let of_kind = |kind: &str| log.iter().filter(|row| row["kind"] == kind).count();
+        (of_kind("connect") == count && of_kind("disconnect") == count).then_some(log)
+    });
+    assert!(log.iter().all(|row| row["seconds"].is_null() == (row["kind"] == "connect")), "{log:?}");
+    let path = format!("/connections/{}", vm["vmid"].as_str().expect("vmid"));
+    let last = server.call("GET", &path, admin, &Value::Null).json["last_change"].clone();
+    assert_eq!(Some(&last), log.iter().map(|row| &row["at"]).max_by_key(|at| at.as_str()), "{log:?}");
+    log
+}
+
 #[test]
 fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
     let server = Server::start_living();
     let (ada, lee) = (server.sign_up("ada"), teacher(&server, "lee"));
     let vm = server.launch(&ada);
+    let before = Instant::now();
     let mut serial = server.serial(&vm);
+    let opened = Instant::now();
     serial.wait_for("fbdemo 1024x768");
     let mut events = Events::of(&server, &ada);
     // The list of his students' VMs, and no more than looking.
@@ -70,10 +87,14 @@ fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
     assert_eq!((&who["name"], &who["control"], &who["screens"]), (&json!("lee"), &json!(false), &json!(1)));
     key(&mut screen, b'b');
     settle(&mut screen, 1);
+    let idle = |kind: &str| viewer(&server, &vm, &ada, kind)["idle_s"].clone();
+    assert_eq!((idle("teacher"), idle("owner")), (Value::Null, Value::Null), "a key that is held back is no input");
 
     // Given, without a new connection: his keys arrive. 48 is the guest's name for b, 46 for c, 32 for d.
     may(&server, &vm, &ada, &who, true);
     serial.wait_for_while("fbdemo key 46", || key(&mut screen, b'c'));
+    assert!(idle("teacher").as_u64().is_some_and(|seconds| seconds < 30), "his key was a moment ago");
+    assert_eq!(idle("owner"), Value::Null, "what another one does is not hers");
     assert!(!serial.text.contains("fbdemo key 48"), "a key of before came through: {}", serial.text);
     // Taken, in the middle of a message: that one ends, and nothing more comes.
     screen.send(Message::Binary(vec![4, 1, 0, 0].into())).expect("half a key");
@@ -86,6 +107,7 @@ fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
     settle(&mut screen, 3);
     let mut own = open(&server, &vm, &ada, "").expect("the owner");
     serial.wait_for_while("fbdemo key 31", || key(&mut own, b's'));
+    assert!(idle("owner").as_u64().is_some_and(|seconds| seconds < 30), "her own key was a moment ago");
     assert!(!serial.text.contains("fbdemo key 32"), "a key of after came through: {}", serial.text);
     // The terminal of who only looks is mute too.
     let mut terminal = server.terminal(&lee, &vm).expect("he may look");
@@ -113,7 +135,15 @@ fn a_teacher_looks_is_seen_and_controls_only_while_the_student_lets_him() {
             "watch ada, give control teacher lee, take control teacher lee, close viewer teacher lee, watch ended ada";
         (said.as_deref() == Some(expected)).then_some(())
     });
+
+    // How long her terminal was open, which saw the guest start.
+    let least = opened.elapsed().as_secs();
     server.stop(&ada, &vm);
+    let root = common::admin(&server);
+    let log = ended_connections(&server, &vm, &root, 4);
+    let hers = |row: &&Value| row["kind"] == "disconnect" && row["via"] == "owner" && row["console"] == "serial";
+    let took = log.iter().find(hers).and_then(|row| row["seconds"].as_u64()).expect("how long it was open");
+    assert!((least..=before.elapsed().as_secs() + 1).contains(&took), "{took} and not {least}: {log:?}");
     server.end();
 }
 

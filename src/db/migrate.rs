@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (8, "retention", include_str!("../../sql/migrations/0008_retention.sql")),
     (9, "visits", include_str!("../../sql/migrations/0009_visits.sql")),
     (10, "viewers", include_str!("../../sql/migrations/0010_viewers.sql")),
+    (11, "clocks", include_str!("../../sql/migrations/0011_clocks.sql")),
 ];
 
 /// Keeps two starting programs from migrating at the same time.

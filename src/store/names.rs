@@ -67,16 +67,18 @@ pub fn image_name(given: &str, format: Format) -> String {
         if known { stem } else { last }
     });
     let plain: String = stem.chars().map(|c| if u8::try_from(c).is_ok_and(is_plain) { c } else { '-' }).collect();
-    let plain = plain.trim_start_matches(['.', '-', '+', '_']).trim_end_matches(['.', '-']);
-    let plain = plain.get(..NAME_MAX - 16).unwrap_or(plain);
-    let plain = if plain.is_empty() { "image" } else { plain };
-    if stem.is_ascii() {
-        return format!("{plain}.{format}");
-    }
     // What the alphabet lacks must not make two names one.
-    let mark = digest::digest(&digest::SHA256, stem.as_bytes());
-    let mark = HEXLOWER.encode(mark.as_ref().get(..3).unwrap_or_default());
-    format!("{plain}-{mark}.{format}")
+    let mark = if stem.is_ascii() { String::new() } else { format!("-{}", mark_of(stem)) };
+    let plain = plain.trim_start_matches(['.', '-', '+', '_']);
+    // Shortened first, then trimmed, so that a name that was given comes out as it went in.
+    let plain = plain.get(..NAME_MAX - 16 - mark.len()).unwrap_or(plain).trim_end_matches(['.', '-']);
+    let plain = if plain.is_empty() { "image" } else { plain };
+    format!("{plain}{mark}.{format}")
+}
+
+fn mark_of(stem: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, stem.as_bytes());
+    HEXLOWER.encode(hash.as_ref().get(..3).unwrap_or_default())
 }
 
 /// The name of an image that should be there.
@@ -117,6 +119,8 @@ pub fn check_snapshot<'a>(field: &'static str, name: &'a str) -> Result<&'a str,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::path::{Component, Path};
 
     #[test]
     fn any_file_name_becomes_one_of_the_alphabet_with_the_right_ending() {
@@ -152,6 +156,40 @@ mod tests {
         assert!(check("name", "2").is_ok() && check_snapshot("name", "2a").is_ok());
         for bad in ["2", "007", "", "a b"] {
             assert_eq!(check_snapshot("name", bad).unwrap_err().status, 422, "{bad}");
+        }
+    }
+
+    fn is_one_part_of_a_path(name: &str) -> bool {
+        Path::new(name).components().eq([Component::Normal(name.as_ref())])
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_that_is_kept_is_one_plain_part_of_a_path_and_stays_what_it_is(
+            given in prop_oneof![
+                ".{0,120}",
+                "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,99}",
+                "[-./,=+_ \\\\\\n\\x00\\x1ba\u{fc}]{0,12}",
+                "[a-z.-]{70,90}(\u{fc}|,)?[.]{0,2}(iso|raw|img|QCOW2)?",
+            ],
+        ) {
+            let odd = |name: &str| name.contains(|c: char| c.is_control() || ",=/\\ ".contains(c));
+            for format in [Format::Iso, Format::Qcow2, Format::Raw] {
+                let name = image_name(&given, format);
+                prop_assert!(is_one_part_of_a_path(&name) && !odd(&name) && !name.starts_with(['.', '-']), "{name:?}");
+                prop_assert!(name.len() <= NAME_MAX && known_image(&name).is_ok(), "{name:?}");
+                prop_assert_eq!(Format::of(&name), format);
+                prop_assert_eq!(&image_name(&name, format), &name);
+            }
+            for name in [check("disk", &given), check_snapshot("name", &given)].into_iter().flatten() {
+                prop_assert!(is_one_part_of_a_path(name) && !odd(name) && !name.starts_with(['.', '-']));
+                prop_assert_eq!(name, &given);
+            }
+            // A file that an operator put there has the name he gave it: commas and all, but no way out of its folder.
+            if let Ok(name) = known_image(&given) {
+                prop_assert!(is_one_part_of_a_path(name) && !name.contains('\0'));
+                prop_assert_eq!(name, &given);
+            }
         }
     }
 }

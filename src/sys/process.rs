@@ -3,11 +3,13 @@
 //! Pid, start time (in clock ticks since boot) and the boot's id together name a process for ever. They are kept in the
 //! database so that a restarted server finds its machines and never signals a stranger.
 //!
-//! Sources: proc(5), the file `/proc/PID/stat`; sysconf(3).
+//! Sources: proc(5), the file `/proc/PID/stat`; sysconf(3); clock_gettime(2).
 #![allow(unsafe_code)]
 
+use super::check;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 /// When the process started, in clock ticks since boot; `None` when there is none, or only its zombie.
 ///
@@ -44,6 +46,18 @@ pub fn is_same_process(pid: u32, start: u64) -> bool {
 /// When `/proc` is not mounted.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// How long this boot has run, without the time the host slept: the clock of `Instant`, which nobody sets.
+///
+/// # Errors
+/// None on any Linux.
+pub fn uptime() -> io::Result<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure outlives the call, which only writes it.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) })?;
+    let (seconds, rest) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Ok(Duration::new(seconds.unwrap_or_default(), rest.unwrap_or_default()))
 }
 
 /// Bytes of a page, in which the kernel counts a process's memory.
@@ -97,6 +111,13 @@ mod tests {
     fn pages_and_ticks_have_a_size() {
         assert!(page_bytes() >= 4096 && page_bytes().is_power_of_two());
         assert!((1..=10_000).contains(&ticks_per_second()));
+    }
+
+    #[test]
+    fn uptime_goes_on_as_instants_do() {
+        let (before, began) = (uptime().unwrap(), std::time::Instant::now());
+        let (took, after) = (began.elapsed(), uptime().unwrap());
+        assert!(before > Duration::ZERO && after >= before + took, "{before:?} {took:?} {after:?}");
     }
 
     #[test]

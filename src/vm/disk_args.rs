@@ -92,7 +92,9 @@ fn plain_path(path: &Path) -> Result<OsString, ArgError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::tests::{any_path, any_text, shape};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn qemu_img_gets_formats_sizes_and_no_name_that_could_be_an_option() {
@@ -113,5 +115,37 @@ mod tests {
         assert_eq!(line(qemu_img_check(tool, disk)), "qemu-img check -q -f qcow2 /d/a.qcow2");
         assert!(qemu_img_snapshot(tool, disk, "-c", "-d").is_err());
         assert!(qemu_img_create(tool, Path::new("nbd:host:1"), &empty).is_err());
+    }
+    proptest! {
+        #[test]
+        fn no_path_or_name_becomes_another_argument(disk in any_path(), base in any_path(), name in any_text()) {
+            let tool = Path::new("qemu-img");
+            let lines = |disk: &Path, base: &Path, name: &str| {
+                let over = NewDisk { gb: Some(8), base: Some((base.to_owned(), "raw")) };
+                [
+                    qemu_img_create(tool, disk, &over),
+                    qemu_img_grow(tool, disk, 9),
+                    qemu_img_info(tool, disk),
+                    qemu_img_check(tool, disk),
+                    qemu_img_snapshot(tool, disk, "-c", name),
+                ]
+            };
+            let plain = lines(Path::new("/DISK"), Path::new("/BASE"), "NAME");
+            for (line, template) in lines(&disk, &base, &name).into_iter().zip(plain) {
+                let Ok(line) = line else { continue };
+                // What was given stands whole in its place; nothing of it is a flag, or the protocol of something that is no file.
+                let given = |word: OsString| match word.to_str() {
+                    Some("/DISK") => disk.clone().into_os_string(),
+                    Some("/BASE") => base.clone().into_os_string(),
+                    Some("NAME") => OsString::from(&name),
+                    _ => word,
+                };
+                let template = template.unwrap();
+                let flags = |line: &[OsString]| shape(line).iter().map(|word| word.0).collect::<Vec<_>>();
+                prop_assert_eq!(flags(&line), flags(&template));
+                prop_assert_eq!(&line, &template.into_iter().map(given).collect::<Vec<_>>());
+                prop_assert!(disk.is_absolute() && (line[1] != "create" || base.is_absolute()));
+            }
+        }
     }
 }

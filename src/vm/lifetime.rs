@@ -1,15 +1,19 @@
 //! How long a VM may run: its profile's idle limit and total time limit, told beforehand, then kept.
 //!
 //! The idle limit counts from the last key, pointer movement or typed byte (never from traffic), or from *Keep it running*; the total from
-//! `started_at`, and nothing moves it, a restart of the VM neither. Each VM has one story with one timer, which looks again
+//! the start, and nothing moves it, a restart of the VM neither. Each VM has one story with one timer, which looks again
 //! when its time has come: input only moves a number. The last input is written to the VM's row at most once in [`WRITE`], so that another server goes on from
 //! there. A server that takes a VM back gives it at least the time of the warning: nobody could use it while there was no server.
+//!
+//! Start and last input are in the row by the host's uptime too, which is what the timers count: a wall clock that is set moves no limit. A VM
+//! that is taken back is of the same boot (`adopt`).
 
 use super::{Vm, stop};
 use crate::config::Profile;
-use crate::db::vms::{self, VmRow};
+use crate::db::vms::{self, Moment, VmRow};
 use crate::house::{Cx, House};
 use crate::reactor::task::{Either, first};
+use crate::sys::process;
 use jiff::Timestamp;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -56,30 +60,30 @@ pub struct Expiry {
 pub struct Lifetime {
     /// The longest time without input.
     pub idle: Option<Duration>,
-    /// When the total time is up.
-    up: Option<Instant>,
+    /// The total time, and when it is up.
+    total: Option<Duration>,
+    up: Cell<Option<Instant>>,
     /// Neither limit ends it before this time.
     grace: Cell<Option<Instant>>,
     warning: Duration,
 }
 
 impl Lifetime {
-    /// The limits of a VM whose row this is. A profile that is gone from the settings has none any more.
+    /// The limits of a VM that starts now, and whose row this is. A profile that is gone from the settings has none any more.
     #[must_use]
     pub fn of(cx: &House, row: &VmRow) -> Self {
         let warning = Duration::from_secs(cx.config.limits.limit_warning_seconds);
         let Some(Profile { idle_limit, time_limit, .. }) = cx.config.profiles.get(&row.profile) else {
             return Self::default();
         };
-        let used = row.started_at.map_or(Duration::ZERO, since);
-        let up = time_limit.map(|limit| cx.now() + limit.saturating_sub(used));
-        Self { idle: *idle_limit, up, grace: Cell::new(None), warning }
+        let up = Cell::new(time_limit.map(|limit| cx.now() + limit));
+        Self { idle: *idle_limit, total: *time_limit, up, grace: Cell::new(None), warning }
     }
 
     /// The end, given the last input.
     fn expiry(&self, input: Instant, now: Instant) -> Option<Expiry> {
         let idle = self.idle.map(|limit| (input + limit, Why::Idle));
-        let up = self.up.map(|at| (at, Why::TimeLimit));
+        let up = self.up.get().map(|at| (at, Why::TimeLimit));
         let (at, why) = [up, idle].into_iter().flatten().min_by_key(|(at, _)| *at)?;
         let at = self.grace.get().map_or(at, |grace| at.max(grace));
         Some(Expiry { at, why, soon: at.saturating_duration_since(now) <= self.warning })
@@ -100,9 +104,17 @@ impl Vm {
     }
 }
 
-/// Wall-clock time that has passed since; the clock may have been set back.
-fn since(at: Timestamp) -> Duration {
-    Duration::try_from(Timestamp::now().duration_since(at)).unwrap_or(Duration::ZERO)
+/// This moment.
+fn present() -> Moment {
+    Moment { at: Timestamp::now(), up: process::uptime().ok().map(|up| up.as_secs_f64()) }
+}
+
+/// The time from one moment to another; by the wall clock, which may have been set back, only where an older version noted nothing better.
+fn passed(from: Moment, to: Moment) -> Duration {
+    match from.up.zip(to.up) {
+        Some((from, to)) => Duration::try_from_secs_f64(to - from).unwrap_or(Duration::ZERO),
+        None => Duration::try_from(to.at.duration_since(from.at)).unwrap_or(Duration::ZERO),
+    }
 }
 
 /// A moment of the loop as the wall clock has it.
@@ -116,13 +128,18 @@ pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
 
 /// Goes on counting for a VM that a former server started.
 pub async fn take_back(cx: &Cx, vm: &Vm) {
-    let noted = match cx.db(vms::last_input(&cx.db, vm.vmid.to_string())).await {
-        Ok(noted) => noted.or(vm.row.borrow().started_at),
+    let noted = cx.db(vms::moments(&cx.db, vm.vmid.to_string())).await;
+    let (now, present) = (cx.now(), present());
+    let by_row = || vm.row.borrow().started_at.map(|at| Moment { at, up: None });
+    let (started, input) = match noted {
+        Ok([started, input]) => (started, input.or(started)),
         // What is not known does not end a VM that was used a minute ago: it counts from now.
-        Err(_) => Some(Timestamp::now()),
+        Err(_) => (by_row(), Some(present)),
     };
-    vm.meter.input.set(noted.and_then(|at| cx.now().checked_sub(since(at))));
-    vm.lifetime.grace.set(Some(cx.now() + vm.lifetime.warning));
+    let used = started.map_or(Duration::ZERO, |started| passed(started, present));
+    vm.lifetime.up.set(vm.lifetime.total.map(|limit| now + limit.saturating_sub(used)));
+    vm.meter.input.set(input.and_then(|input| now.checked_sub(passed(input, present))));
+    vm.lifetime.grace.set(Some(now + vm.lifetime.warning));
 }
 
 /// Somebody wants it to run on: the idle limit counts from now.
@@ -133,8 +150,10 @@ pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
 }
 
 async fn note_input(cx: &Cx, vm: &Vm) {
-    let at = wall_clock(vm.last_input(), cx.now());
-    if let Err(problem) = cx.db(vms::set_last_input(&cx.db, vm.vmid.to_string(), at)).await {
+    let ago = cx.now().saturating_duration_since(vm.last_input());
+    let up = present().up.map(|up| up - ago.as_secs_f64());
+    let moment = Moment { at: wall_clock(vm.last_input(), cx.now()), up };
+    if let Err(problem) = cx.db(vms::set_last_input(&cx.db, vm.vmid.to_string(), moment)).await {
         log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its last input is not in the database: {}", problem.detail);
     }
 }
@@ -192,7 +211,7 @@ mod tests {
 
     fn limits(idle: Option<u32>, up: Option<Instant>) -> Lifetime {
         let idle = idle.map(|minutes| MINUTE * minutes);
-        Lifetime { idle, up, grace: Cell::new(None), warning: MINUTE * 5 }
+        Lifetime { idle, total: None, up: Cell::new(up), grace: Cell::new(None), warning: MINUTE * 5 }
     }
 
     #[test]
@@ -222,6 +241,19 @@ mod tests {
         let early = limits(Some(30), None);
         early.grace.set(Some(start + MINUTE * 5));
         assert_eq!(early.expiry(start, start).unwrap().at, start + MINUTE * 30, "it gives no more than there was");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_changes_nothing_of_what_has_passed() {
+        let at = |hour: i64, up: Option<f64>| Moment { at: Timestamp::from_second(hour * 3600).unwrap(), up };
+        let noted = at(100, Some(50.0));
+        for hour in [0, 97, 100, 103, 9000] {
+            assert_eq!(passed(noted, at(hour, Some(170.5))), Duration::from_millis(120_500), "hour {hour}");
+        }
+        assert_eq!(passed(noted, at(200, Some(49.0))), Duration::ZERO, "not before it was");
+        // What an older version noted.
+        assert_eq!(passed(at(100, None), at(103, Some(170.5))), Duration::from_secs(3 * 3600));
+        assert_eq!(passed(at(100, None), at(97, Some(170.5))), Duration::ZERO);
     }
 
     #[test]

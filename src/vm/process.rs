@@ -4,7 +4,7 @@
 //! folder, so they are read on by a server that takes it over; they go to the log with `vmid=`, and the last line is kept for the VM's `exit`.
 
 use super::monitor::{Failed, Monitor};
-use super::supervise::Ration;
+use super::supervise::{Ration, Told};
 use super::{Vmid, apart, qmp_socket, serial_socket};
 use crate::house::{Cx, House, Owner};
 use crate::net::line::{Flow, Line};
@@ -86,7 +86,7 @@ pub struct Process {
     /// QEMU said that it ends, whoever wanted it.
     pub shut_down: Cell<bool>,
     /// Bounds what its events cost.
-    pub ration: Ration,
+    pub told: Told,
     /// Bounds what its lines cost in the log.
     said: Ration,
     /// KVM gave up in the middle of the guest.
@@ -210,7 +210,7 @@ impl Process {
             exit: Latch::default(),
             guest_shutdown: Cell::new(false),
             shut_down: Cell::new(false),
-            ration: Ration::default(),
+            told: Told::default(),
             said: Ration::default(),
             kvm_broke: Cell::new(false),
         });

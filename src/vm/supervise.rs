@@ -2,7 +2,7 @@
 //!
 //! A guest stands still ([`Vm::paused`]) when the host's disk is full or broken, when its system crashed, or when somebody paused it
 //! through QEMU; the page says so and offers what helps. Events that tell of the VM's life become rows of `vm_events`, but a guest makes some of
-//! them as often as it likes: beyond [`EVENTS`] in [`PERIOD`] they are counted and dropped.
+//! them as often as it likes, and so do those who look at it: beyond [`EVENTS`] of either in [`PERIOD`] they are counted and dropped.
 
 use super::diary;
 use super::process::Process;
@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Rows of its events, and lines of its output in the log, that a VM may cause in a period.
+/// Rows of its events, and as many of its viewers', and lines of its output in the log, that a VM may cause in a period.
 const EVENTS: u32 = 120;
 /// The period.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -88,13 +88,29 @@ impl Ration {
     }
 }
 
+/// What QEMU told of one VM lately. Its viewers' coming and going has a ration of its own: a class that connects again at once leaves
+/// room for the crash of the guest.
+#[derive(Default)]
+pub struct Told {
+    viewers: Ration,
+    others: Ration,
+}
+
+impl Told {
+    /// As [`Ration::take`].
+    fn take(&self, event: &VmEvent, now: Instant) -> (bool, u32) {
+        let of_viewers = matches!(event, VmEvent::Other(name) if name.starts_with("VNC_"));
+        if of_viewers { self.viewers.take(now) } else { self.others.take(now) }
+    }
+}
+
 /// An event of a VM's monitor.
 pub fn on_event(cx: &Cx, process: &Rc<Process>, event: &VmEvent) {
     match words(event) {
         Some((kind, detail)) => {
-            let (room, dropped) = process.ration.take(cx.now());
+            let (room, dropped) = process.told.take(event, cx.now());
             if dropped > 0 {
-                log::warn!(vmid:% = process.vmid, user = process.owner(); "{dropped} events of its guest were not written down: too many at once");
+                log::warn!(vmid:% = process.vmid, user = process.owner(); "{dropped} events were not written down: too many at once");
             }
             if room {
                 diary::note(cx, Event::Vm { vmid: process.vmid.to_string(), kind, detail });
@@ -204,6 +220,17 @@ mod tests {
         assert_eq!(written, EVENTS as usize);
         assert_eq!(ration.take(start + PERIOD), (true, 1000 - EVENTS), "the next period tells what was lost");
         assert_eq!(ration.take(start + PERIOD), (true, 0));
+    }
+
+    #[test]
+    fn viewers_that_come_and_go_without_end_leave_room_for_what_befalls_the_guest() {
+        let (told, now) = (Told::default(), Instant::now());
+        let comes = VmEvent::Other("VNC_CONNECTED".into());
+        let written = (0..1000).filter(|_| told.take(&comes, now).0).count();
+        assert_eq!(written, EVENTS as usize);
+        assert_eq!(told.take(&VmEvent::GuestPanicked, now), (true, 0));
+        assert_eq!(told.take(&VmEvent::Other("POWERDOWN".into()), now), (true, 0));
+        assert_eq!(told.take(&comes, now + PERIOD), (true, 1000 - EVENTS), "the next period tells what was lost");
     }
 
     #[test]

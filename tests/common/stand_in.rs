@@ -1,7 +1,8 @@
 //! A stand-in for QEMU, for faults that no real one can be made to show. It is this test binary itself, started again by a script under the
 //! name of QEMU; it speaks just enough RFB and QMP. What it does is in the script's `STAND_IN`:
 //! `refuse` (a line on stderr, exit 1), `hang` (no sockets), `slow` (ready after some seconds), `kvm-dies` (STOP with internal-error
-//! under KVM), `disk-full` (the host's disk is full, until `cont`), `complains` (a line on stderr every few milliseconds, then `enough`),
+//! under KVM), `disk-full` (the host's disk is full, until `cont`), `disk-error` (its disk fails and it stands still, until `cont`; then it fails
+//! again, which is only reported), `complains` (a line on stderr every few milliseconds, then `enough`),
 //! `dies` (with last words, soon after it was started), `floods` (events without end), `writes` (silent for seconds when it is taken over, as one that writes a snapshot),
 //! `job ID TYPE` (has a job of that id and type, which does not end),
 //! `serial-ends` (the serial console greets, and ends when something is typed; in the other modes there is none), anything else: a VM that runs.
@@ -112,8 +113,17 @@ pub fn play() {
         });
     }
     let trouble = match mode.as_str() {
-        "kvm-dies" if args.contains("-accel kvm") => Some(("internal-error", "")),
-        "disk-full" => Some(("io-error", DISK_FULL)),
+        "kvm-dies" if args.contains("-accel kvm") => Some(Trouble { status: "internal-error", ..Trouble::default() }),
+        "disk-full" => Some(Trouble {
+            status: "io-error",
+            disk: "nospace",
+            before: disk_event(true, "stop"),
+            after: String::new(),
+        }),
+        "disk-error" => {
+            let (before, after) = (disk_event(false, "stop"), disk_event(false, "report"));
+            Some(Trouble { status: "io-error", disk: "failed", before, after })
+        }
         _ => None,
     };
     let jobs = mode.strip_prefix("job ").and_then(|job| job.split_once(' ')).map(|(id, kind)| {
@@ -131,25 +141,35 @@ pub fn play() {
             });
         }
         let silent = if mode == "writes" && number > 0 { 7 } else { 0 };
-        talk(client, silent, trouble, jobs.as_deref(), &mut status);
+        talk(client, silent, trouble.as_ref(), jobs.as_deref(), &mut status);
     }
 }
 
-const DISK_FULL: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "BLOCK_IO_ERROR", "data": {"device": "", "node-name": "disk0", "nospace": true, "operation": "write", "action": "stop", "reason": "No space left on device"}}"#;
+/// What befalls it soon after it was first connected.
+#[derive(Default)]
+struct Trouble {
+    /// The status it falls into.
+    status: &'static str,
+    /// The `io-status` of its disk meanwhile.
+    disk: &'static str,
+    /// The event before it, and the one after `cont`.
+    before: String,
+    after: String,
+}
+
+fn disk_event(nospace: bool, action: &str) -> String {
+    let reason = if nospace { "No space left on device" } else { "Input/output error" };
+    format!(
+        r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "BLOCK_IO_ERROR", "data": {{"device": "", "node-name": "disk0", "nospace": {nospace}, "operation": "write", "action": "{action}", "reason": "{reason}"}}}}"#
+    )
+}
 
 fn event(name: &str) -> String {
     format!(r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}"}}"#)
 }
 
-/// `silent` is for how many seconds it answers nothing; `trouble` the status QEMU falls into soon after it was first connected, and the event
-/// before it; `jobs` those it has.
-fn talk(
-    client: UnixStream,
-    silent: u64,
-    trouble: Option<(&'static str, &str)>,
-    jobs: Option<&str>,
-    status: &mut &'static str,
-) {
+/// `silent` is for how many seconds it answers nothing; `jobs` those it has.
+fn talk(client: UnixStream, silent: u64, trouble: Option<&Trouble>, jobs: Option<&str>, status: &mut &'static str) {
     let mut out = client.try_clone().expect("clone");
     let _ = writeln!(
         out,
@@ -159,21 +179,25 @@ fn talk(
     for line in BufReader::new(client).lines().map_while(Result::ok) {
         let command: serde_json::Value = serde_json::from_str(&line).expect("a command");
         let answer = match command["execute"].as_str() {
-            Some("query-block") => r#"[{"device": ""}, {"device": "", "io-status": "nospace"}]"#.to_owned(),
+            Some("query-block") => {
+                let disk = trouble.map_or("ok", |trouble| trouble.disk);
+                format!(r#"[{{"device": ""}}, {{"device": "", "io-status": "{disk}"}}]"#)
+            }
             Some("query-jobs") if jobs.is_some() => jobs.unwrap_or_default().to_owned(),
             _ => format!(r#"{{"status": "{status}"}}"#),
         };
         let _ = writeln!(out, r#"{{"return": {answer}, "id": {}}}"#, command["id"]);
         match (command["execute"].as_str(), trouble) {
-            (Some("qmp_capabilities"), Some((into, before))) if *status == "running" => {
+            (Some("qmp_capabilities"), Some(trouble)) if *status == "running" => {
                 // Late enough that the launch is over: the guest dies in its boot loader.
                 park(1);
-                *status = into;
-                let _ = writeln!(out, "{before}\n{}", event("STOP"));
+                *status = trouble.status;
+                let _ = writeln!(out, "{}\n{}", trouble.before, event("STOP"));
             }
             (Some("cont"), _) => {
                 *status = "running";
-                let _ = writeln!(out, "{}", event("RESUME"));
+                let after = trouble.map_or("", |trouble| trouble.after.as_str());
+                let _ = writeln!(out, "{}\n{after}", event("RESUME"));
             }
             (Some("quit"), _) => std::process::exit(0),
             _ => {}

@@ -1,1 +1,0 @@
-select last_input_at from vms where vmid = $1
