@@ -15,10 +15,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `GET /isos`: `{isos, quota}`; of the profile `?profile=`, whose image is the one marked `default`.
+/// `GET /isos`: `{isos, quota, name}`; of the profile `?profile=`, whose image is the one marked `default`. `name` is what a file
+/// `?filename=` of `?format=` would be called here: whoever is to send it can see what it would replace.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let uid = subject(&req)?;
-    let name = req.query()?.get("profile").unwrap_or("custom").to_owned();
+    let query = req.query()?;
+    let name = query.get("profile").unwrap_or("custom").to_owned();
+    let format = query.get("format").filter(|text| !text.is_empty()).map_or(Ok(Format::Iso), Format::parse)?;
+    let named = query.get("filename").map(|given| names::image_name(given, format));
     let running = cx.vms.of_user(&uid).map(|vm| vm.row.borrow().iso.clone());
     let (config, layout, user) = (Arc::clone(&cx.config), cx.layout.clone(), uid.clone());
     let (found, used) = cx
@@ -30,7 +34,7 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let isos: Vec<Value> = found.iter().map(|image| one(image, running.as_deref())).collect();
     let limit = crate::vm::disks::quota_bytes(&cx, &uid).await?;
     let quota = json!({ "used": used, "limit": limit, "left": limit.saturating_sub(used) });
-    Ok(Response::json(200, &json!({ "isos": isos, "quota": quota })))
+    Ok(Response::json(200, &json!({ "isos": isos, "quota": quota, "name": named })))
 }
 
 fn one(image: &Listed, running: Option<&str>) -> Value {

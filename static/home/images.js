@@ -6,7 +6,7 @@ import { Upload, defaultOptions } from "tus-js-client";
 import { call, refused } from "../shared/api.js";
 import { $, make, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
-import { bytes, span } from "../shared/words.js";
+import { bytes, exactly, span } from "../shared/words.js";
 
 const SMALLEST = 10 << 20;
 const WAIT_MS = 25_000;
@@ -19,6 +19,8 @@ let speed = null;
 /** An upload waits for the network or the server. */
 let waits = false;
 let later;
+// Counts what was chosen, and who was here: what was waited for before that does not go on.
+let turn = 0;
 let told = () => {};
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
@@ -27,7 +29,6 @@ const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
 async function fault(file) {
   const format = formatOf(file.name);
   if (!format) return "Choose an .iso file, or a disk image that ends in .qcow2, .raw or .img.";
-  if (file.size > left) return `This file has ${bytes(file.size)}, and your quota has ${bytes(left)} left. Remove an image first.`;
   if (format !== "qcow2" && file.size < SMALLEST) return `This file has only ${bytes(file.size)}; a bootable image has at least 10 MB. Was the download complete?`;
   if (format === "raw" && file.size % 512 !== 0) return "The size of this file is no multiple of 512, so it is no raw disk image. Was the download complete?";
   const head = new Uint8Array(await file.slice(0, 65536).arrayBuffer());
@@ -83,16 +84,46 @@ function over() {
   $("image-choose").hidden = false;
 }
 
+/** Asks whether the image that is `there` may be replaced. Its time is kept with the upload: one that goes on later (`before`) does not ask again. */
+function mayReplace(there, metadata, before) {
+  metadata.replaces = there.modified_at;
+  if (before?.metadata?.replaces === there.modified_at) return true;
+  const loss = `Once the new one is whole, the ${bytes(there.size)} that came on ${exactly(there.modified_at)} are gone for good.`;
+  return sure({ title: `Replace ${there.name}?`, loss, yes: "Replace" });
+}
+
+/** Sends a file that was chosen, unless it would be refused or is not to take another one's place. */
 async function begin(file) {
-  $("image-error").textContent = "";
+  const mine = ++turn;
+  const refuse = (words) => mine === turn && ($("image-error").textContent = words);
+  refuse("");
   const why = await fault(file);
-  if (why) {
-    $("image-error").textContent = why;
-    return;
-  }
+  if (why) return refuse(why);
   const metadata = { filename: file.name, format: formatOf(file.name) };
-  speed = null;
-  upload = new Upload(file, {
+  const next = uploadOf(file, metadata, () => mine === turn);
+  const [before] = await next.findPreviousUploads();
+  const answer = await loadImages(file).catch((problem) => void (problem.status !== 401 && refuse(problem.message)));
+  if (!answer || mine !== turn) return;
+  // What has begun has its room.
+  if (!before && file.size > left) return refuse(`This file has ${bytes(file.size)}, and your quota has ${bytes(left)} left. Remove an image first.`);
+  const there = images.find((image) => !image.shared && image.name === answer.name);
+  if (there && !(await mayReplace(there, metadata, before))) return;
+  if (mine !== turn) return;
+  if (before) next.resumeFromPreviousUpload(before);
+  upload = next;
+  $("image-done").textContent = "";
+  $("upload-name").textContent = file.name;
+  $("upload-bar").value = 0;
+  say("Looking how far it is…");
+  $("upload").hidden = false;
+  $("upload-unfinished").textContent = "";
+  $("image-choose").hidden = true;
+  go();
+}
+
+/** The upload of a file, which tells how it goes while `isWanted()`. */
+function uploadOf(file, metadata, isWanted) {
+  return new Upload(file, {
     endpoint: "/uploads/",
     metadata,
     retryDelays: [0, 1000, 3000, 5000, 10000, 20000, 30000],
@@ -117,22 +148,12 @@ async function begin(file) {
     onSuccess: async () => {
       over();
       await loadImages();
+      if (!isWanted()) return;
       say("");
       $("image-done").textContent = `${file.name} is there. Start your desktop with it.`;
       told();
     },
   });
-  $("image-done").textContent = "";
-  $("upload-name").textContent = file.name;
-  $("upload-bar").value = 0;
-  paused(false);
-  say("Looking how far it is…");
-  $("upload").hidden = false;
-  $("upload-unfinished").textContent = "";
-  $("image-choose").hidden = true;
-  const [before] = await upload.findPreviousUploads();
-  if (before) upload.resumeFromPreviousUpload(before);
-  go();
 }
 
 function go() {
@@ -166,6 +187,7 @@ export async function pauseUpload(words) {
 
 /** Lets go of it: somebody else is here now. */
 export function dropUpload() {
+  turn += 1;
   upload?.abort().catch(() => null);
   over();
   say("");
@@ -207,14 +229,16 @@ function line(image) {
   return row;
 }
 
-/** Asks what there is and shows it. */
-export async function loadImages() {
-  const answer = await call("GET", "/isos");
+/** Asks what there is and shows it. The answer says what `file` would be called. */
+export async function loadImages(file) {
+  const about = file && new URLSearchParams({ filename: file.name, format: formatOf(file.name) });
+  const answer = await call("GET", about ? `/isos?${about}` : "/isos");
   images = answer.isos;
   left = answer.quota.left;
   $("image-none").hidden = images.length > 0;
   $("image-list").replaceChildren(...images.map(line));
   $("image-quota").textContent = `${bytes(answer.quota.used)} of your ${bytes(answer.quota.limit)} are used.`;
+  return answer;
 }
 
 /** What may be started, for the picker. */

@@ -215,6 +215,58 @@ test("the panel refuses at once, uploads, and the desktop starts from it", { tim
   await close();
 });
 
+test("an image of one's own is replaced only after a question, which an upload that goes on does not ask again", { timeout: 120_000 }, async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "replacer");
+  await page.locator("#images").waitFor();
+  const sent = [];
+  page.on("request", (request) => request.url().includes("/uploads/") && sent.push([request.method(), Number(request.headers()["upload-offset"] ?? 0)]));
+  const bring = (name, buffer) => page.locator("#image-file").setInputFiles({ name, mimeType: "application/octet-stream", buffer });
+  const hashes = async () => (await isos(page)).filter((image) => !image.shared && image.name === "a-b.iso").map((image) => image.sha256);
+  const first = fs.readFileSync(iso);
+  const second = Buffer.from(first);
+  second[second.length - 1] ^= 1;
+  await bring("a b.iso", first);
+  await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()));
+  const [before] = await hashes();
+
+  // Another name on the disk, and the same one here.
+  sent.length = 0;
+  await bring("a-b.iso", second);
+  await page.locator("#sure").waitFor();
+  assert.match(await page.locator("#sure").innerText(), /Replace a-b\.iso\?[^]*Once the new one is whole, the \d+ MB that came on .*\d\d:\d\d.* are gone for good/);
+  assert.deepEqual(await axe(page), []);
+  await page.locator('#sure [value="no"]').click();
+  await page.locator("#sure").waitFor({ state: "hidden" });
+  // What would come after a yes has been asked for by then.
+  await page.evaluate(() => fetch("/version"));
+  assert.deepEqual([sent, await hashes(), await page.locator("#upload").isVisible()], [[], [before], false], "it begins without a yes");
+  await bring("a-b.iso", second);
+  await page.locator("#sure-yes").click();
+  await until("the new one is in its place", async () => {
+    const now = await hashes();
+    return now.length === 1 && now[0] !== before;
+  });
+
+  // Once confirmed is enough, also after a reload.
+  const large = path.join(server.folder, "a-b.iso");
+  fs.linkSync(big, large);
+  await page.locator("#image-file").setInputFiles(large);
+  await page.locator("#sure-yes").click();
+  await until("some of it is sent", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused.").waitFor();
+  await page.reload();
+  await page.locator("#images").waitFor();
+  sent.length = 0;
+  await page.locator("#image-file").setInputFiles(large);
+  await until("it goes on without a question", () => sent.some(([method, offset]) => method === "PATCH" && offset > 0));
+  await page.locator("#upload-cancel").click();
+  await page.locator("#sure-yes").click();
+  await page.locator("#upload").waitFor({ state: "hidden" });
+  await close();
+});
+
 test("an upload in the panel is paused, and goes on after a reload", { timeout: 120_000 }, async () => {
   const { page, close } = await browse();
   await signUp(page, server.url, "pauser");
