@@ -24,7 +24,8 @@ const OPENING = "vmshare.opening";
 let events = null;
 /** Who was signed in last. */
 let who = null;
-let launching = false;
+/** The start that is waited for, or null. A log-out lets go of it: its answer leads nobody anywhere then. */
+let launching = null;
 let loggingOut = false;
 // Counts log-ins and their ends: who waited for an answer across one does not go on.
 let turn = 0;
@@ -38,6 +39,7 @@ function session(state) {
 async function enter(me, attempt = 0) {
   const mine = ++turn;
   if (who !== me.user.id) {
+    launching = null;
     dropUpload();
     welcome(me);
   }
@@ -111,7 +113,8 @@ function leave(message = "") {
   // The session may be over in the middle of it: it goes on when the same person is back.
   if (message) pauseUpload("Paused. Log in again, then resume it.");
   else dropUpload();
-  launching = false;
+  launching = null;
+  takeOpening();
   session("out");
   show(null);
   // Whoever logs in next at this computer must not see what was this one's.
@@ -141,24 +144,25 @@ function changed(vm) {
 /** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop; who joins a start chose nothing. */
 async function launch(joins = false) {
   if (launching) return;
-  launching = true;
+  const own = (launching = {});
   showLaunchError("");
   if (current()?.state !== "starting") show({ state: "starting" });
   try {
     const answer = await call("POST", "/run-iso", wish(!joins));
+    if (launching !== own) return;
     show({ ...current(), state: "running", ...answer.vm });
     if (takeOpening()) open(answer.redirect);
   } catch (problem) {
+    if (launching !== own) return;
     // Not reached is also what a reload in between looks like from here: it will join the start.
     if (problem.status !== 0) takeOpening();
-    if (problem.status === 401) return;
     if (!alive(current()) || current().state === "starting") show(null);
     showLaunchError(launchProblem(problem));
     // A disk may have come to be before it failed.
     loadDisks().then(refreshChoice, () => null);
     $("start").focus();
   } finally {
-    launching = false;
+    if (launching === own) launching = null;
   }
 }
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { browse, call, image, inspect, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
+import { browse, call, image, inspect, machines, output, Server, signUp, signUpHere, startDesktop, until } from "./server.mjs";
 
 const MORE = `max_memory_mb = 512\nmax_cpus = 2\n[profiles.second]\ntitle = "The second"\nbase_image = "${image}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\nmax_memory_mb = 512\nmax_cpus = 2\n`;
 const server = Server.ofFile("stop_vms_on_exit = true", "upload_quota_mb = 4096", MORE);
@@ -102,6 +102,27 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   assert.ok(!(await page.locator("#history-more").isVisible()));
   assert.equal(await focused(page), "past");
   assert.deepEqual(seen, []);
+  await close();
+});
+
+test("a start that is answered after a log-out takes nobody to a desktop", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "hasty");
+  let held;
+  await page.route("**/run-iso", (route) => void (held = route));
+  await page.locator("#start:enabled").click();
+  await until("the start is asked for", () => held);
+  await page.locator("#log-out").click();
+  await page.locator('[data-auth="signup"]').first().waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.getItem("vmshare.opening")), null);
+  await signUpHere(page, "patient");
+  await page.locator("#start:enabled").waitFor();
+  const vm = { vmid: "c9a2f1c9a2f1", state: "running", profile: "custom", http_port: 6111, memory_mb: 128, cpus: 1, persistence: "ephemeral" };
+  await held.fulfill({ json: { vm, redirect: `/novnc/?path=ws/6111&vmid=${vm.vmid}` } });
+  // An answer that comes after that one.
+  await page.evaluate(() => fetch("/version").then((answer) => answer.text()));
+  assert.equal(page.url(), `${server.url}/`);
+  assert.deepEqual([await page.locator("#vm-open").isVisible(), await page.locator("#start").isVisible()], [false, true]);
   await close();
 });
 

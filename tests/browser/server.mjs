@@ -233,6 +233,11 @@ export async function browse(options = {}) {
 /** Signs up through the dialog. */
 export async function signUp(page, url, name) {
   await page.goto(url);
+  await signUpHere(page, name);
+}
+
+/** The same on a page that is open, as whoever comes next at a computer does. */
+export async function signUpHere(page, name) {
   await page.locator('[data-auth="signup"]').click();
   await page.locator("#signup-email").fill(`${name}@example.org`);
   await page.locator("#signup-password").fill("correct horse");
