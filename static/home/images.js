@@ -185,13 +185,13 @@ export async function pauseUpload(words) {
   say(words);
 }
 
-/** Lets go of it: somebody else is here now. */
+/** Lets go of it and of what was told: somebody else is here now. */
 export function dropUpload() {
   turn += 1;
   upload?.abort().catch(() => null);
   over();
   say("");
-  $("upload-unfinished").textContent = "";
+  for (const id of ["upload-unfinished", "image-done", "image-error"]) $(id).textContent = "";
 }
 
 async function cancel() {

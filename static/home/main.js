@@ -6,7 +6,7 @@
 import { call, onSignedOut } from "../shared/api.js";
 import { $, memory, notice } from "../shared/dom.js";
 import { openAuth, setSignup, setUpAuth } from "./auth.js";
-import { setUpAccount, showAccount } from "./account.js";
+import { forgetAccount, setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
 import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
@@ -40,7 +40,7 @@ async function enter(me, attempt = 0) {
   const mine = ++turn;
   if (who !== me.user.id) {
     launching = null;
-    dropUpload();
+    forget();
     welcome(me);
   }
   who = me.user.id;
@@ -105,6 +105,15 @@ async function lookAgain(attempt = 0) {
   }
 }
 
+/** Takes away what is this person's: whoever comes next at this computer must not see it. */
+function forget() {
+  dropUpload();
+  forgetAccount();
+  $("history-list").replaceChildren();
+  for (const id of ["disk-error", "history-error"]) $(id).textContent = "";
+  for (const id of ["disk-name", "snapshot-name"]) $(id).value = $(id).defaultValue;
+}
+
 /** Nobody is signed in (any more). What was typed stays where it is. */
 function leave(message = "") {
   const was = document.documentElement.dataset.session;
@@ -112,7 +121,7 @@ function leave(message = "") {
   deafen();
   // The session may be over in the middle of it: it goes on when the same person is back.
   if (message) pauseUpload("Paused. Log in again, then resume it.");
-  else dropUpload();
+  else forget();
   launching = null;
   takeOpening();
   session("out");

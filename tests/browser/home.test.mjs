@@ -126,6 +126,39 @@ test("a start that is answered after a log-out takes nobody to a desktop", async
   await close();
 });
 
+test("whoever logs in next at a computer sees nothing of what was told or typed before", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "leaver");
+  assert.equal((await call(page, "POST", "/disks", { name: "work", size_gb: 1 })).status, 201);
+  await page.reload();
+  await page.locator("#images").waitFor();
+  await page.locator("#image-file").setInputFiles({ name: "mine.iso", mimeType: "application/octet-stream", buffer: fs.readFileSync(image) });
+  await until("the image is there", async () => /mine\.iso is there/.test(await text(page, "#image-done")));
+  await page.locator("#image-file").setInputFiles({ name: "mine.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
+  await until("a refusal is told", async () => /Choose an \.iso/.test(await text(page, "#image-error")));
+  await page.route("**/disks/work", away);
+  await page.getByRole("button", { name: "Remove the disk work" }).click();
+  await page.locator("#sure-yes").click();
+  await until("another one too", async () => /database is away/.test(await text(page, "#disk-error")));
+  await page.unrouteAll();
+  await page.locator("#account-open").click();
+  await page.locator("#password-current").fill("correct horse");
+  await page.locator("#password-new").fill("a new horse");
+  await page.keyboard.press("Escape");
+  await page.locator("#log-out").click();
+  await page.locator('[data-auth="signup"]').first().waitFor();
+  const left = () =>
+    page.evaluate(() => [
+      ...["image-done", "image-error", "disk-error", "history-list"].map((id) => document.getElementById(id).textContent),
+      ...["password-current", "password-new"].map((id) => document.getElementById(id).value),
+    ]);
+  assert.deepEqual(await left(), ["", "", "", "", "", ""]);
+  await signUpHere(page, "follower");
+  await page.locator("#images").waitFor();
+  assert.deepEqual(await left(), ["", "", "", "", "", ""]);
+  await close();
+});
+
 test("an upload goes on by itself when the network or the server is back", { timeout: 180_000 }, async () => {
   const { context, page, close } = await browse();
   // What tus-js-client waits between its tries is made short, so that it gives up while the server is away.
