@@ -13,7 +13,7 @@ export function showAccount(user) {
   $("admin-open").textContent = user.role === "teacher" ? "Class" : "Admin";
 }
 
-/** Takes away who was shown, and what was typed. */
+/** Takes away what was typed. */
 export function forgetAccount() {
   $("password-form").reset();
   clearErrors($("password-form"));

@@ -267,7 +267,8 @@ async function begin(attempt = 0) {
   }
 }
 
-onSignedOut(ended);
+// Of several requests that are refused the first one is the news: what it kept stays when the others come.
+onSignedOut(() => document.documentElement.dataset.session === "in" && ended());
 const invited = setUpAuth(async () => {
   // The answer to a log-in names the user only; limits and a running machine come with /auth/me.
   await begin();
