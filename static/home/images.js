@@ -10,6 +10,9 @@ import { bytes, exactly, span } from "../shared/words.js";
 
 const SMALLEST = 10 << 20;
 const WAIT_MS = 25_000;
+const TUS = { "Tus-Resumable": "1.0.0" };
+/** So many unfinished uploads are asked for, the newest. */
+const MOST_UNFINISHED = 10;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];
@@ -21,6 +24,8 @@ let waits = false;
 let later;
 // Counts what was chosen, and who was here: what was waited for before that does not go on.
 let turn = 0;
+/** Counts looks for what is unfinished. */
+let looks = 0;
 let told = () => {};
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
@@ -116,7 +121,7 @@ async function begin(file) {
   $("upload-bar").value = 0;
   say("Looking how far it is…");
   $("upload").hidden = false;
-  $("upload-unfinished").textContent = "";
+  $("upload-unfinished").replaceChildren();
   $("image-choose").hidden = true;
   go();
 }
@@ -152,6 +157,7 @@ function uploadOf(file, metadata, isWanted) {
       say("");
       $("image-done").textContent = `${file.name} is there. Start your desktop with it.`;
       told();
+      lookForUnfinished();
     },
   });
 }
@@ -188,6 +194,7 @@ export async function pauseUpload(words) {
 /** Lets go of it and of what was told: somebody else is here now. */
 export function dropUpload() {
   turn += 1;
+  looks += 1;
   upload?.abort().catch(() => null);
   over();
   say("");
@@ -196,11 +203,19 @@ export function dropUpload() {
 
 async function cancel() {
   const was = upload;
-  if (!(await sure({ title: "Throw this upload away?", loss: `What has come of ${$("upload-name").textContent} is gone; another time it begins anew.`, yes: "Throw away" })) || was !== upload) return;
+  if (!(await mayThrowAway($("upload-name").textContent)) || was !== upload) return;
   over();
   say("");
   // Whether or not the server hears it: it throws half uploads away after a while.
   await was?.abort(true).catch(() => null);
+  await lookAgain();
+}
+
+const mayThrowAway = (name) => sure({ title: "Throw this upload away?", loss: `What has come of ${name} is gone; another time it begins anew.`, yes: "Throw away" });
+
+/** What is there, what is on its way, and the room that is left. */
+async function lookAgain() {
+  await Promise.all([loadImages(), lookForUnfinished()]).catch(() => null);
 }
 
 async function remove(image) {
@@ -237,7 +252,8 @@ export async function loadImages(file) {
   left = answer.quota.left;
   $("image-none").hidden = images.length > 0;
   $("image-list").replaceChildren(...images.map(line));
-  $("image-quota").textContent = `${bytes(answer.quota.used)} of your ${bytes(answer.quota.limit)} are used.`;
+  const { used, unfinished, limit } = answer.quota;
+  $("image-quota").textContent = `${bytes(used)} of your ${bytes(limit)} are used${unfinished ? `, and ${bytes(unfinished)} are kept for uploads that are not finished` : ""}.`;
   return answer;
 }
 
@@ -246,18 +262,41 @@ export function imageNames() {
   return images.map((image) => ({ name: image.name, words: `${image.name}, ${bytes(image.size)}` }));
 }
 
-/** Says which uploads of before have not come to their end. */
+/** The line of an upload of before, or nothing where it is not there: somebody else's is not, nor is one whose time is over. */
+async function unfinishedLine({ uploadUrl, urlStorageKey, metadata, size }) {
+  const url = uploadUrl && new URL(uploadUrl, location.href);
+  if (!url || url.origin !== location.origin) return null;
+  const answer = await fetch(url, { method: "HEAD", headers: TUS }).catch(() => null);
+  if (!answer?.ok) return null;
+  const name = metadata?.filename ?? "a file";
+  const offset = Number(answer.headers.get("Upload-Offset"));
+  // Its end came when nobody looked any more.
+  if (offset === size) return void (await defaultOptions.urlStorage.removeUpload(urlStorageKey));
+  const away = make("button", { type: "button", class: "btn", "aria-label": `Throw away what has come of ${name}` }, "Throw away");
+  away.addEventListener("click", async () => {
+    if (!(await mayThrowAway(name))) return;
+    try {
+      // Gone already is as good.
+      await call("DELETE", url, undefined, TUS).catch((problem) => [404, 410].includes(problem.status) || Promise.reject(problem));
+      await defaultOptions.urlStorage.removeUpload(urlStorageKey);
+      $("image-error").textContent = "";
+      await lookAgain();
+      $("images-title").focus();
+    } catch (problem) {
+      if (problem.status !== 401) $("image-error").textContent = problem.message;
+    }
+  });
+  const words = make("span", { class: "hint mr-auto min-w-0 wrap-anywhere" }, `${name}: ${bytes(offset)} of ${bytes(size)} have come. Choose the same file again to go on.`);
+  return make("li", { class: "py-2 flex flex-wrap gap-x-4 gap-y-1 items-center" }, words, away);
+}
+
+/** Says which uploads of before have not come to their end, and offers to throw them away: each keeps its room. */
 export async function lookForUnfinished() {
+  const mine = ++looks;
   const before = await defaultOptions.urlStorage.findAllUploads().catch(() => []);
-  const words = [];
-  for (const { uploadUrl, metadata, size } of before.slice(-5)) {
-    const url = uploadUrl && new URL(uploadUrl, location.href);
-    if (!url || url.origin !== location.origin) continue;
-    // Somebody else's is not there, nor is one whose time is over.
-    const answer = await fetch(url, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } }).catch(() => null);
-    if (answer?.ok) words.push(`${metadata?.filename}: ${bytes(Number(answer.headers.get("Upload-Offset")))} of ${bytes(size)} have come. Choose the same file again to go on.`);
-  }
-  if (!upload) $("upload-unfinished").textContent = words.join(" ");
+  const newest = before.sort((one, other) => Date.parse(other.creationTime) - Date.parse(one.creationTime)).slice(0, MOST_UNFINISHED);
+  const lines = await Promise.all(newest.map(unfinishedLine));
+  if (mine === looks && !upload) $("upload-unfinished").replaceChildren(...lines.filter(Boolean));
 }
 
 /** Wires the list; `changed` is told when an image came or went. */

@@ -19,6 +19,8 @@ import { listViewers } from "./viewers.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError, showLoading } from "./machine.js";
 
 const RETRY_MS = 3000;
+/** Lists wait so long for what stands above them. */
+const LOOK_MS = 2000;
 const OPENING = "vmshare.opening";
 
 let events = null;
@@ -51,6 +53,7 @@ async function enter(me, attempt = 0) {
   deafen();
   // Before it is known what there is, nothing can be chosen, and a click on Start would ask for nothing.
   if (!alive(current())) showLoading();
+  const looked = Promise.race([lookForUnfinished(), new Promise((late) => setTimeout(late, LOOK_MS))]);
   const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
   if (mine !== turn) return;
   if (problem) {
@@ -65,10 +68,11 @@ async function enter(me, attempt = 0) {
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
   showChosen();
-  $("images").hidden = $("disks").hidden = false;
-  lookForUnfinished();
   joinIfStarting();
   hear();
+  await looked;
+  if (mine !== turn) return;
+  $("images").hidden = $("disks").hidden = false;
   await loadHistory();
 }
 

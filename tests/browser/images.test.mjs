@@ -341,6 +341,67 @@ test("an upload waits for who is signed out in the middle of it, and is thrown a
   await close();
 });
 
+test("what was not finished is told before the lists show, keeps its room, and is thrown away after a question", { timeout: 120_000 }, async () => {
+  const { page, close } = await browse({ reducedMotion: "reduce" });
+  const name = `${"x".repeat(80)}.iso`;
+  const long = path.join(server.folder, name);
+  fs.linkSync(big, long);
+  await signUp(page, server.url, "quitter");
+  await page.locator("#images").waitFor();
+  await page.locator("#image-file").setInputFiles(long);
+  await until("some of it is sent", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused.").waitFor();
+
+  // The answer is held, and no time passes: what is below waits, and does not jump.
+  await page.clock.install();
+  await page.clock.pauseAt(Date.now() + 60_000);
+  let held;
+  await page.route("**/uploads/*", (route) => (route.request().method() === "HEAD" ? void (held = route) : route.continue()));
+  const line = page.locator("#upload-unfinished li");
+  await page.reload();
+  await until("it is asked for", () => held);
+  await page.locator("#start").waitFor();
+  assert.ok(!(await page.locator("#images").isVisible()), "the lists are shown before it is known what stands above them");
+  await held.continue();
+  await page.locator("#images").waitFor();
+  assert.match(await line.innerText(), /^x{80}\.iso: \d+ MB of 1 GB have come\. Choose the same file/);
+  held = null;
+  await page.reload();
+  await until("it is asked for again", () => held);
+  await page.locator("#start").waitFor();
+  await page.clock.runFor(2000);
+  await page.locator("#images").waitFor();
+  assert.equal(await line.count(), 0);
+  await held.continue();
+  await line.waitFor();
+  await page.unrouteAll();
+  await page.clock.resume();
+
+  // What is left is told as it is kept, and a file that does not fit is refused before it is sent.
+  assert.match(await page.locator("#image-quota").innerText(), /^0 MB of your 4 GB are used, and 1 GB are kept for uploads that are not finished\.$/);
+  const huge = path.join(server.folder, "huge.iso");
+  fs.copyFileSync(iso, huge);
+  fs.truncateSync(huge, 3.5 * SIZE);
+  await page.locator("#image-file").setInputFiles(huge);
+  await until("the page says what is left", async () => /has 3\.5 GB, and your quota has 3 GB left/.test(await page.locator("#image-error").innerText()));
+
+  const keys = () => page.evaluate(() => Object.keys(localStorage).filter((key) => key.startsWith("tus::")).length);
+  const rows = () => Number(server.sql(`select count(*) from uploads where state = 'open' and metadata <> '' and name = '${name}'`));
+  const away = page.getByRole("button", { name: `Throw away what has come of ${name}` });
+  await away.click();
+  assert.match(await page.locator("#sure").innerText(), /Throw this upload away\?[^]*What has come of x{80}\.iso is gone/);
+  await page.keyboard.press("Escape");
+  assert.deepEqual([await keys(), rows(), await line.count()], [1, 1, 1]);
+  await away.click();
+  await page.locator("#sure-yes").click();
+  await line.waitFor({ state: "detached" });
+  assert.deepEqual([await keys(), rows()], [0, 0]);
+  await until("its room is free", async () => /^0 MB of your 4 GB are used\.$/.test(await page.locator("#image-quota").innerText()));
+  assert.equal(await page.evaluate(() => document.activeElement.id), "images-title", "the focus is lost with the button");
+  await close();
+});
+
 test("who has no image of the profile's own starts one that was brought, also by drag and drop", { timeout: 120_000 }, async () => {
   const bare = await Server.start("stop_vms_on_exit = true", "", 'base_image = "{VM_BASE_DIR}/no.iso"');
   const { page, close } = await browse();
