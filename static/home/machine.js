@@ -55,7 +55,7 @@ function showRunning(vm) {
   const facts = [
     fact("Running for", make("span", { id: "vm-uptime", class: "tabular-nums" }), vm.started_at && `Since ${exactly(vm.started_at)}`),
     vm.idle_limit_s && fact("Stops after", idleLimit(vm.idle_limit_s)),
-    vm.expires_because === "time limit" && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
+    vm.time_limit_at && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.time_limit_at)}`),
     fact("Memory", megabytes(vm.memory_mb)),
     fact("CPUs", String(vm.cpus)),
     vm.disk && fact("Disk", `${vm.disk}, ${vm.disk_gb} GB`),
@@ -115,7 +115,7 @@ function tick() {
     $("starting-words").textContent = WAITING.findLast(([from]) => seconds >= from)[1];
   } else if (alive(shown)) {
     $("vm-uptime").textContent = shown.started_at ? span(serverNow() - Date.parse(shown.started_at)) : "0 s";
-    if (shown.expires_because === "time limit") $("vm-left").textContent = span(Date.parse(shown.expires_at) - serverNow());
+    if (shown.time_limit_at) $("vm-left").textContent = span(Date.parse(shown.time_limit_at) - serverNow());
   }
 }
 
