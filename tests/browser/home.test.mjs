@@ -46,6 +46,10 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   await page.goto(server.url);
   await page.locator("#vm-open").waitFor();
 
+  const uptime = await text(page, "#vm-uptime");
+  assert.match(uptime, /^(\d+ min )?\d+ s$/);
+  await until("the uptime goes on", async () => (await text(page, "#vm-uptime")) !== uptime);
+
   // An id is copied by a click; a time says the exact one on hover.
   await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).click();
   await until("the id is copied", async () => (await page.evaluate(() => navigator.clipboard.readText())) === vm.vmid);
@@ -60,8 +64,19 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   assert.equal(await page.locator("#snapshot-name").inputValue(), "clean");
   assert.equal(await focused(page), "snapshot-take");
   await page.unrouteAll();
+  // How far it is is shown; that it begins and ends is all that is read out.
+  await page.evaluate(() => {
+    window.told = { "snapshot-job": [], "snapshot-said": [] };
+    for (const [id, all] of Object.entries(window.told)) new MutationObserver(() => all.push(document.getElementById(id).textContent)).observe(document.getElementById(id), { childList: true });
+  });
   assert.equal((await call(page, "POST", `/vms/${vm.vmid}/snapshots`, { name: "elsewhere" })).status, 201);
   await page.locator("#snapshot-list").getByText("elsewhere").waitFor();
+  const told = await page.evaluate(() => window.told);
+  assert.match(told["snapshot-job"][0], /^Taking elsewhere: \d+ %$/);
+  assert.deepEqual([told["snapshot-job"].at(-1), told["snapshot-said"]], ["", ["Taking elsewhere…", "Taking elsewhere has ended."]]);
+  assert.equal(await page.locator("#snapshot-job").getAttribute("role"), null);
+  assert.match(await text(page, "#snapshot-list li"), /^elsewhere\s+just now, with its memory, \d+ (KB|MB|GB)\s+Go back\s+Remove$/);
+  assert.match(await page.locator("#snapshot-list time").getAttribute("title"), /\d\d:\d\d/);
   assert.equal(await focused(page), "snapshot-take", "the focus is lost while a snapshot is taken");
   await page.route("**/snapshots", away);
   await page.reload();
