@@ -44,7 +44,19 @@ function say(words) {
 }
 
 function fact(name, value, title) {
-  return make("div", { class: "min-w-0" }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
+  const drawn = [name, value.textContent ?? value, title].join("\n");
+  return make("div", { class: "min-w-0", "data-drawn": drawn }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
+}
+
+/** Draws the facts that changed: the others stay, and so do the focus and "Copied" in them. */
+function drawFacts(facts) {
+  const wanted = new Set(facts.map((one) => one.dataset.drawn));
+  for (const one of [...$("vm-facts").children]) if (!wanted.has(one.dataset.drawn)) one.remove();
+  let at = $("vm-facts").firstElementChild;
+  for (const one of facts) {
+    if (at?.dataset.drawn === one.dataset.drawn) at = at.nextElementSibling;
+    else $("vm-facts").insertBefore(one, at);
+  }
 }
 
 function showRunning(vm) {
@@ -63,7 +75,7 @@ function showRunning(vm) {
     vm.accel && fact("Acceleration", ACCELERATORS[vm.accel] ?? vm.accel),
     fact("Id", idButton(vm.vmid)),
   ];
-  $("vm-facts").replaceChildren(...facts.filter(Boolean));
+  drawFacts(facts.filter(Boolean));
   badge($("watched"), watching(vm.watched_by));
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);

@@ -54,6 +54,16 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).click();
   await until("the id is copied", async () => (await page.evaluate(() => navigator.clipboard.readText())) === vm.vmid);
   assert.match(await page.locator("#vm-facts dd").first().getAttribute("title"), /^Since .*\d\d:\d\d/);
+  // News of the machine takes neither the focus nor that it was copied away.
+  await page.evaluate(() => {
+    window.news = 0;
+    new MutationObserver(() => (window.news += 1)).observe(document.querySelector("#vm-keeps"), { childList: true });
+  });
+  await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).click();
+  await page.evaluate(() => (window.copy = document.activeElement));
+  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/keep`)).status, 200);
+  await until("the page has heard of it", () => page.evaluate(() => window.news > 0));
+  assert.ok(await page.evaluate(() => window.copy === document.activeElement && window.copy.matches("#vm-facts button")), "the focus is lost");
 
   // Snapshots: what is refused keeps its name, a list that cannot be had says so, and one from elsewhere comes by itself.
   await page.locator("#snapshots summary").click();
