@@ -74,18 +74,28 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   assert.equal(await page.locator("#snapshot-name").inputValue(), "clean");
   assert.equal(await focused(page), "snapshot-take");
   await page.unrouteAll();
+  // On a phone, and with a name as long as one may be.
+  const longest = `elsewhere${"x".repeat(55)}`;
+  await page.setViewportSize({ width: 360, height: 740 });
   // How far it is is shown; that it begins and ends is all that is read out.
   await page.evaluate(() => {
     window.told = { "snapshot-job": [], "snapshot-said": [] };
-    for (const [id, all] of Object.entries(window.told)) new MutationObserver(() => all.push(document.getElementById(id).textContent)).observe(document.getElementById(id), { childList: true });
+    window.wide = 0;
+    const note = (id, all) => {
+      all.push(document.getElementById(id).textContent);
+      window.wide = Math.max(window.wide, document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    };
+    for (const [id, all] of Object.entries(window.told)) new MutationObserver(() => note(id, all)).observe(document.getElementById(id), { childList: true });
   });
-  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/snapshots`, { name: "elsewhere" })).status, 201);
+  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/snapshots`, { name: longest })).status, 201);
   await page.locator("#snapshot-list").getByText("elsewhere").waitFor();
   const told = await page.evaluate(() => window.told);
-  assert.match(told["snapshot-job"][0], /^Taking elsewhere: \d+ %$/);
-  assert.deepEqual([told["snapshot-job"].at(-1), told["snapshot-said"]], ["", ["Taking elsewhere…", "Taking elsewhere has ended."]]);
+  assert.match(told["snapshot-job"][0], /^Taking elsewherex{55}: \d+ %$/);
+  assert.deepEqual([told["snapshot-job"].at(-1), told["snapshot-said"]], ["", [`Taking ${longest}…`, `Taking ${longest} has ended.`]]);
+  assert.equal(await page.evaluate(() => window.wide), 0, "the page is wider than the phone");
+  await page.setViewportSize({ width: 1280, height: 800 });
   assert.equal(await page.locator("#snapshot-job").getAttribute("role"), null);
-  assert.match(await text(page, "#snapshot-list li"), /^elsewhere\s+just now, with its memory, \d+ (KB|MB|GB)\s+Go back\s+Remove$/);
+  assert.match(await text(page, "#snapshot-list li"), /^elsewherex{55}\s+just now, with its memory, \d+ (KB|MB|GB)\s+Go back\s+Remove$/);
   assert.match(await page.locator("#snapshot-list time").getAttribute("title"), /\d\d:\d\d/);
   assert.equal(await focused(page), "snapshot-take", "the focus is lost while a snapshot is taken");
   await page.route("**/snapshots", away);

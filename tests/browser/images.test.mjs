@@ -6,7 +6,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
 import { before, test } from "node:test";
-import { axe, browse, machines, output, Server, signUp, until } from "./server.mjs";
+import { axe, browse, inspect, machines, output, Server, signUp, until } from "./server.mjs";
 
 const SIZE = 1 << 30;
 const iso = process.env.VMSHARE_TEST_ISO ?? "target/test-images/tiny.iso";
@@ -386,6 +386,8 @@ test("what was not finished is told before the lists show, keeps its room, and i
   await page.locator("#image-file").setInputFiles(huge);
   await until("the page says what is left", async () => /has 3\.5 GB, and your quota has 3 GB left/.test(await page.locator("#image-error").innerText()));
 
+  const seen = [];
+  await inspect(page, "home-unfinished", seen);
   const keys = () => page.evaluate(() => Object.keys(localStorage).filter((key) => key.startsWith("tus::")).length);
   const rows = () => Number(server.sql(`select count(*) from uploads where state = 'open' and metadata <> '' and name = '${name}'`));
   const away = page.getByRole("button", { name: `Throw away what has come of ${name}` });
@@ -399,6 +401,10 @@ test("what was not finished is told before the lists show, keeps its room, and i
   assert.deepEqual([await keys(), rows()], [0, 0]);
   await until("its room is free", async () => /^0 MB of your 4 GB are used\.$/.test(await page.locator("#image-quota").innerText()));
   assert.equal(await page.evaluate(() => document.activeElement.id), "images-title", "the focus is lost with the button");
+  await page.locator("#image-file").setInputFiles({ name, mimeType: "application/octet-stream", buffer: fs.readFileSync(iso) });
+  await until("the image is there", async () => /^x{80}\.iso is there/.test(await page.locator("#image-done").innerText()));
+  await inspect(page, "home-long-name", seen);
+  assert.deepEqual(seen, []);
   await close();
 });
 
