@@ -18,7 +18,11 @@ fn limited(limits: &str) -> String {
 }
 
 fn seconds_left(vm: &Value) -> f64 {
-    let at: jiff::Timestamp = vm["expires_at"].as_str().expect("expires_at").parse().expect("a time");
+    seconds_until(&vm["expires_at"])
+}
+
+fn seconds_until(at: &Value) -> f64 {
+    let at: jiff::Timestamp = at.as_str().expect("a time").parse().expect("a time");
     at.duration_since(jiff::Timestamp::now()).as_secs_f64()
 }
 
@@ -36,6 +40,7 @@ fn a_vm_nobody_uses_is_warned_of_kept_by_a_click_or_by_input_and_then_ends() {
         (&vm["expires_because"], &vm["expires_soon"], &vm["idle_limit_s"]),
         (&json!("idle"), &json!(false), &json!(9))
     );
+    assert_eq!(vm["time_limit_at"], Value::Null);
     assert!((6.0..=9.1).contains(&seconds_left(&vm)), "{vm}");
     // Somebody who looks and does nothing: traffic is no input.
     let mut screen = server.screen(&token, &vm);
@@ -78,6 +83,7 @@ fn the_total_time_is_moved_neither_by_a_click_nor_by_a_restart() {
     let began = Instant::now();
     let vm = server.launch(&token);
     assert_eq!((&vm["expires_because"], &vm["expires_soon"]), (&json!("time limit"), &json!(true)), "{vm}");
+    assert_eq!(vm["time_limit_at"], vm["expires_at"]);
     let refused = server.call("POST", &format!("{}/keep", path_of(&vm)), &token, &Value::Null);
     assert_eq!((refused.status, refused.code()), (409, "time_limit"), "{refused:?}");
     assert!(refused.json["detail"].as_str().expect("detail").contains("cannot be extended"), "{refused:?}");
@@ -89,7 +95,7 @@ fn the_total_time_is_moved_neither_by_a_click_nor_by_a_restart() {
         let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
         (now["state"] == json!("stopped")).then_some(now)
     });
-    assert_eq!(ended["exit"], json!("time limit"));
+    assert_eq!((&ended["exit"], &ended["time_limit_at"]), (&json!("time limit"), &Value::Null));
     assert!(began.elapsed() >= Duration::from_secs(15), "{:?}", began.elapsed());
     server.end();
 }
@@ -145,6 +151,8 @@ fn limits_go_on_counting_under_another_server_which_gives_time_for_a_warning() {
     let now = server.call("GET", &path_of(&one), &idle, &Value::Null).json;
     assert_eq!(now["expires_because"], json!("idle"), "{now}");
     assert!((100.0..=121.0).contains(&seconds_left(&now)), "8 of 10 minutes are over: {now}");
+    let left = seconds_until(&now["time_limit_at"]);
+    assert!((580.0..=601.0).contains(&left), "20 of 30 minutes in all are over, which is told on its own: {now}");
     assert!(now["idle_s"].as_u64().is_some_and(|idle| (480..500).contains(&idle)), "{now}");
 
     let now = server.call("GET", &path_of(&two), &timed, &Value::Null).json;

@@ -175,6 +175,12 @@ fn images(asker: &mut Asker<'_>) {
     asker.send("POST", "/upload", "/upload", "Content-Type: multipart/form-data; boundary=XX\r\n", &form);
     let listed = asker.good("GET", "/isos", &[], &Value::Null);
     let name = listed["isos"][0]["name"].as_str().expect("an image").to_owned();
+    // A file hears beforehand what it will be called, and so what it would replace.
+    let told = asker.send("GET", "/isos", "/isos?filename=My%20tiny.ISO&format=iso", "", b"");
+    assert_eq!((&told.json["name"], &listed["name"]), (&json!("My-tiny.iso"), &Value::Null), "{told:?}");
+    let wrong = asker.server.call("GET", "/isos?format=exe", &asker.token, &Value::Null);
+    asker.api.hold("GET", "/isos", &wrong);
+    assert_eq!(wrong.code(), "invalid_field");
     asker.good("DELETE", "/isos/{name}", &[&name], &Value::Null);
     assert_eq!(asker.ask("DELETE", "/isos/{name}", &[&name], &Value::Null).code(), "iso_not_found");
     let tus = "Tus-Resumable: 1.0.0\r\n";

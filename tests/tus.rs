@@ -282,6 +282,10 @@ fn the_quota_counts_what_is_on_its_way_and_two_to_one_name_are_both_whole() {
     let iso = fs::read(image()).expect("image");
     assert!(iso.len() * 3 < 40 << 20 && iso.len() * 4 > 40 << 20, "the image's size changed");
     let (a, b) = (create(&server, &token, iso.len(), "a.iso"), create(&server, &token, iso.len(), "a.iso"));
+    let quota = || server.call("GET", "/isos", &token, &Value::Null).json["quota"].clone();
+    let limit = 40 << 20;
+    let held = iso.len() * 2;
+    assert_eq!(quota(), json!({"used": 0, "unfinished": held, "limit": limit, "left": limit - held}));
     let big = (20 << 20).to_string();
     let refused = tus(&server, &token, "POST", "/uploads/", &[("Upload-Length", &big)], b"");
     assert_eq!((refused.status, &refused.json["code"]), (413, &json!("quota_exceeded")), "{refused:?}");
@@ -293,6 +297,8 @@ fn the_quota_counts_what_is_on_its_way_and_two_to_one_name_are_both_whole() {
     assert_eq!(patch(&server, &token, &a, 0, &iso, &[]).status, 204);
     assert_eq!(isos(&server, &token)[0]["sha256"], json!(sha256(&iso)));
     assert_eq!(patch(&server, &token, &b, 0, &other, &[]).status, 204);
+    let (used, held) = (iso.len(), 1000);
+    assert_eq!(quota(), json!({"used": used, "unfinished": held, "limit": limit, "left": limit - used - held}));
     let listed = isos(&server, &token);
     assert_eq!((listed.len(), &listed[0]["sha256"]), (1, &json!(sha256(&other))), "the later one replaces the earlier");
     server.end();

@@ -87,12 +87,25 @@ pub async fn reserve(db: &Db, new: UploadRow, room: Room, open_end: bool) -> Res
     db.call(move |conn| conn.atomically(|conn| reserve_now(conn, new, room, open_end))).await
 }
 
+/// Bytes of a user's quota that his unfinished uploads hold.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn reserved(db: &Db, user: String) -> Result<u64, Error> {
+    db.call(move |conn| reserved_now(conn, &user).map(|(bytes, _)| bytes)).await
+}
+
+/// The same, and how many there are.
+fn reserved_now(conn: &mut Conn, user: &str) -> Result<(u64, i64), Error> {
+    let row = conn.query_opt(include_str!("../../sql/uploads/reserve.sql"), &[&user])?.ok_or(Error::Lost)?;
+    Ok((u64::try_from(row.get::<_, i64>("bytes")).unwrap_or(0), row.get("uploads")))
+}
+
 fn reserve_now(conn: &mut Conn, mut new: UploadRow, room: Room, open_end: bool) -> Result<Reserved, Error> {
     conn.query_opt(include_str!("../../sql/uploads/lock_user.sql"), &[&new.user_id])?;
-    let row = conn.query_opt(include_str!("../../sql/uploads/reserve.sql"), &[&new.user_id])?.ok_or(Error::Lost)?;
-    let reserved = u64::try_from(row.get::<_, i64>("bytes")).unwrap_or(0);
+    let (reserved, uploads) = reserved_now(conn, &new.user_id)?;
     let left = room.quota.saturating_sub(room.used).saturating_sub(reserved);
-    if row.get::<_, i64>("uploads") >= i64::from(room.uploads) {
+    if uploads >= i64::from(room.uploads) {
         return Ok(Reserved::TooMany);
     }
     if !new.shared && (new.size > left && !open_end || left == 0) {

@@ -80,12 +80,17 @@ impl Lifetime {
         Self { idle: *idle_limit, total: *time_limit, up, grace: Cell::new(None), warning }
     }
 
+    /// Not before the time that is given.
+    fn graced(&self, at: Instant) -> Instant {
+        self.grace.get().map_or(at, |grace| at.max(grace))
+    }
+
     /// The end, given the last input.
     fn expiry(&self, input: Instant, now: Instant) -> Option<Expiry> {
         let idle = self.idle.map(|limit| (input + limit, Why::Idle));
         let up = self.up.get().map(|at| (at, Why::TimeLimit));
         let (at, why) = [up, idle].into_iter().flatten().min_by_key(|(at, _)| *at)?;
-        let at = self.grace.get().map_or(at, |grace| at.max(grace));
+        let at = self.graced(at);
         Some(Expiry { at, why, soon: at.saturating_duration_since(now) <= self.warning })
     }
 }
@@ -95,6 +100,12 @@ impl Vm {
     #[must_use]
     pub fn expiry(&self, now: Instant) -> Option<Expiry> {
         self.lifetime.expiry(self.last_input(), now)
+    }
+
+    /// When its total time is up, whether or not it ends before that.
+    #[must_use]
+    pub fn time_limit_at(&self) -> Option<Instant> {
+        self.lifetime.up.map(|at| self.lifetime.graced(at))
     }
 
     /// The last input, or when it was started.
@@ -238,6 +249,7 @@ mod tests {
         let late = limits(Some(1), Some(start));
         late.grace.set(Some(start + MINUTE * 5));
         assert_eq!(late.expiry(start, start).unwrap().at, start + MINUTE * 5);
+        assert_eq!(late.up.map(|at| late.graced(at)), Some(start + MINUTE * 5));
         let early = limits(Some(30), None);
         early.grace.set(Some(start + MINUTE * 5));
         assert_eq!(early.expiry(start, start).unwrap().at, start + MINUTE * 30, "it gives no more than there was");

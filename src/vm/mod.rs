@@ -279,7 +279,9 @@ impl Vms {
 /// The `vm` object of the contract: the row, and what only memory knows.
 #[must_use]
 pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
-    let expiry = live.filter(|vm| vm.leaving.get().is_none()).and_then(|vm| vm.expiry(now));
+    let staying = live.filter(|vm| vm.leaving.get().is_none());
+    let expiry = staying.and_then(|vm| vm.expiry(now));
+    let told = |at: Instant| lifetime::wall_clock(at, now).round_to_second();
     let live_state = matches!(row.state, VmState::Starting | VmState::Running | VmState::Stopping);
     json!({
         "vmid": row.vmid,
@@ -297,9 +299,10 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "created_at": row.created_at.round_to_second(),
         "started_at": row.started_at.map(RoundToSecond::round_to_second),
         "ended_at": row.ended_at.map(RoundToSecond::round_to_second),
-        "expires_at": expiry.map(|expiry| lifetime::wall_clock(expiry.at, now).round_to_second()),
+        "expires_at": expiry.map(|expiry| told(expiry.at)),
         "expires_because": expiry.map(|expiry| expiry.why.word()),
         "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
+        "time_limit_at": staying.and_then(Vm::time_limit_at).map(told),
         "idle_limit_s": live.and_then(|vm| vm.lifetime.idle).map(|limit| limit.as_secs()),
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.open() > 0),

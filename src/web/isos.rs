@@ -3,7 +3,7 @@
 use super::Req;
 use super::session::subject;
 use crate::config::Profile;
-use crate::db::vms;
+use crate::db::{uploads, vms};
 use crate::house::Cx;
 use crate::net::response::Response;
 use crate::proto::problem::Problem;
@@ -15,11 +15,17 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `GET /isos`: `{isos, quota}`; of the profile `?profile=`, whose image is the one marked `default`.
+/// `GET /isos`: `{isos, quota, name}`; of the profile `?profile=`, whose image is the one marked `default`. `name` is what a file
+/// `?filename=` of `?format=` would be called here: whoever is to send it can see what it would replace.
 pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let uid = subject(&req)?;
-    let name = req.query()?.get("profile").unwrap_or("custom").to_owned();
+    let query = req.query()?;
+    let name = query.get("profile").unwrap_or("custom").to_owned();
+    let format = query.get("format").filter(|text| !text.is_empty()).map_or(Ok(Format::Iso), Format::parse)?;
+    let named = query.get("filename").map(|given| names::image_name(given, format));
     let running = cx.vms.of_user(&uid).map(|vm| vm.row.borrow().iso.clone());
+    // Before what is used: an upload that ends meanwhile counts twice rather than not at all.
+    let unfinished = cx.db(uploads::reserved(&cx.db, uid.clone())).await?;
     let (config, layout, user) = (Arc::clone(&cx.config), cx.layout.clone(), uid.clone());
     let (found, used) = cx
         .disk(move || {
@@ -29,8 +35,9 @@ pub async fn list(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         .await?;
     let isos: Vec<Value> = found.iter().map(|image| one(image, running.as_deref())).collect();
     let limit = crate::vm::disks::quota_bytes(&cx, &uid).await?;
-    let quota = json!({ "used": used, "limit": limit, "left": limit.saturating_sub(used) });
-    Ok(Response::json(200, &json!({ "isos": isos, "quota": quota })))
+    let left = limit.saturating_sub(used).saturating_sub(unfinished);
+    let quota = json!({ "used": used, "unfinished": unfinished, "limit": limit, "left": left });
+    Ok(Response::json(200, &json!({ "isos": isos, "quota": quota, "name": named })))
 }
 
 fn one(image: &Listed, running: Option<&str>) -> Value {

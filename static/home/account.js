@@ -13,6 +13,12 @@ export function showAccount(user) {
   $("admin-open").textContent = user.role === "teacher" ? "Class" : "Admin";
 }
 
+/** Takes away what was typed. */
+export function forgetAccount() {
+  $("password-form").reset();
+  clearErrors($("password-form"));
+}
+
 /** Wires the dialog. */
 export function setUpAccount() {
   const form = $("password-form");

@@ -6,10 +6,13 @@ import { Upload, defaultOptions } from "tus-js-client";
 import { call, refused } from "../shared/api.js";
 import { $, make, sure } from "../shared/dom.js";
 import { when } from "../shared/when.js";
-import { bytes, span } from "../shared/words.js";
+import { bytes, exactly, span } from "../shared/words.js";
 
 const SMALLEST = 10 << 20;
 const WAIT_MS = 25_000;
+const TUS = { "Tus-Resumable": "1.0.0" };
+/** So many unfinished uploads are asked for, the newest. */
+const MOST_UNFINISHED = 10;
 const FORMATS = { iso: "iso", qcow2: "qcow2", raw: "raw", img: "raw" };
 
 let images = [];
@@ -19,6 +22,10 @@ let speed = null;
 /** An upload waits for the network or the server. */
 let waits = false;
 let later;
+// Counts what was chosen, and who was here: what was waited for before that does not go on.
+let turn = 0;
+/** Counts looks for what is unfinished. */
+let looks = 0;
 let told = () => {};
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
@@ -27,7 +34,6 @@ const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
 async function fault(file) {
   const format = formatOf(file.name);
   if (!format) return "Choose an .iso file, or a disk image that ends in .qcow2, .raw or .img.";
-  if (file.size > left) return `This file has ${bytes(file.size)}, and your quota has ${bytes(left)} left. Remove an image first.`;
   if (format !== "qcow2" && file.size < SMALLEST) return `This file has only ${bytes(file.size)}; a bootable image has at least 10 MB. Was the download complete?`;
   if (format === "raw" && file.size % 512 !== 0) return "The size of this file is no multiple of 512, so it is no raw disk image. Was the download complete?";
   const head = new Uint8Array(await file.slice(0, 65536).arrayBuffer());
@@ -83,16 +89,46 @@ function over() {
   $("image-choose").hidden = false;
 }
 
+/** Asks whether the image that is `there` may be replaced. Its time is kept with the upload: one that goes on later (`before`) does not ask again. */
+function mayReplace(there, metadata, before) {
+  metadata.replaces = there.modified_at;
+  if (before?.metadata?.replaces === there.modified_at) return true;
+  const loss = `Once the new one is whole, the ${bytes(there.size)} that came on ${exactly(there.modified_at)} are gone for good.`;
+  return sure({ title: `Replace ${there.name}?`, loss, yes: "Replace" });
+}
+
+/** Sends a file that was chosen, unless it would be refused or is not to take another one's place. */
 async function begin(file) {
-  $("image-error").textContent = "";
+  const mine = ++turn;
+  const refuse = (words) => mine === turn && ($("image-error").textContent = words);
+  refuse("");
   const why = await fault(file);
-  if (why) {
-    $("image-error").textContent = why;
-    return;
-  }
+  if (why) return refuse(why);
   const metadata = { filename: file.name, format: formatOf(file.name) };
-  speed = null;
-  upload = new Upload(file, {
+  const next = uploadOf(file, metadata, () => mine === turn);
+  const [before] = await next.findPreviousUploads();
+  const answer = await loadImages(file).catch((problem) => void (problem.status !== 401 && refuse(problem.message)));
+  if (!answer || mine !== turn) return;
+  // What has begun has its room.
+  if (!before && file.size > left) return refuse(`This file has ${bytes(file.size)}, and your quota has ${bytes(left)} left. Remove an image first.`);
+  const there = images.find((image) => !image.shared && image.name === answer.name);
+  if (there && !(await mayReplace(there, metadata, before))) return;
+  if (mine !== turn) return;
+  if (before) next.resumeFromPreviousUpload(before);
+  upload = next;
+  $("image-done").textContent = "";
+  $("upload-name").textContent = file.name;
+  $("upload-bar").value = 0;
+  say("Looking how far it is…");
+  $("upload").hidden = false;
+  $("upload-unfinished").replaceChildren();
+  $("image-choose").hidden = true;
+  go();
+}
+
+/** The upload of a file, which tells how it goes while `isWanted()`. */
+function uploadOf(file, metadata, isWanted) {
+  return new Upload(file, {
     endpoint: "/uploads/",
     metadata,
     retryDelays: [0, 1000, 3000, 5000, 10000, 20000, 30000],
@@ -117,22 +153,13 @@ async function begin(file) {
     onSuccess: async () => {
       over();
       await loadImages();
+      if (!isWanted()) return;
       say("");
       $("image-done").textContent = `${file.name} is there. Start your desktop with it.`;
       told();
+      lookForUnfinished();
     },
   });
-  $("image-done").textContent = "";
-  $("upload-name").textContent = file.name;
-  $("upload-bar").value = 0;
-  paused(false);
-  say("Looking how far it is…");
-  $("upload").hidden = false;
-  $("upload-unfinished").textContent = "";
-  $("image-choose").hidden = true;
-  const [before] = await upload.findPreviousUploads();
-  if (before) upload.resumeFromPreviousUpload(before);
-  go();
 }
 
 function go() {
@@ -164,21 +191,31 @@ export async function pauseUpload(words) {
   say(words);
 }
 
-/** Lets go of it: somebody else is here now. */
+/** Lets go of it and of what was told: somebody else is here now. */
 export function dropUpload() {
+  turn += 1;
+  looks += 1;
   upload?.abort().catch(() => null);
   over();
   say("");
-  $("upload-unfinished").textContent = "";
+  for (const id of ["upload-unfinished", "image-done", "image-error"]) $(id).textContent = "";
 }
 
 async function cancel() {
   const was = upload;
-  if (!(await sure({ title: "Throw this upload away?", loss: `What has come of ${$("upload-name").textContent} is gone; another time it begins anew.`, yes: "Throw away" })) || was !== upload) return;
+  if (!(await mayThrowAway($("upload-name").textContent)) || was !== upload) return;
   over();
   say("");
   // Whether or not the server hears it: it throws half uploads away after a while.
   await was?.abort(true).catch(() => null);
+  await lookAgain();
+}
+
+const mayThrowAway = (name) => sure({ title: "Throw this upload away?", loss: `What has come of ${name} is gone; another time it begins anew.`, yes: "Throw away" });
+
+/** What is there, what is on its way, and the room that is left. */
+async function lookAgain() {
+  await Promise.all([loadImages(), lookForUnfinished()]).catch(() => null);
 }
 
 async function remove(image) {
@@ -207,14 +244,17 @@ function line(image) {
   return row;
 }
 
-/** Asks what there is and shows it. */
-export async function loadImages() {
-  const answer = await call("GET", "/isos");
+/** Asks what there is and shows it. The answer says what `file` would be called. */
+export async function loadImages(file) {
+  const about = file && new URLSearchParams({ filename: file.name, format: formatOf(file.name) });
+  const answer = await call("GET", about ? `/isos?${about}` : "/isos");
   images = answer.isos;
   left = answer.quota.left;
   $("image-none").hidden = images.length > 0;
   $("image-list").replaceChildren(...images.map(line));
-  $("image-quota").textContent = `${bytes(answer.quota.used)} of your ${bytes(answer.quota.limit)} are used.`;
+  const { used, unfinished, limit } = answer.quota;
+  $("image-quota").textContent = `${bytes(used)} of your ${bytes(limit)} are used${unfinished ? `, and ${bytes(unfinished)} are kept for uploads that are not finished` : ""}.`;
+  return answer;
 }
 
 /** What may be started, for the picker. */
@@ -222,18 +262,41 @@ export function imageNames() {
   return images.map((image) => ({ name: image.name, words: `${image.name}, ${bytes(image.size)}` }));
 }
 
-/** Says which uploads of before have not come to their end. */
+/** The line of an upload of before, or nothing where it is not there: somebody else's is not, nor is one whose time is over. */
+async function unfinishedLine({ uploadUrl, urlStorageKey, metadata, size }) {
+  const url = uploadUrl && new URL(uploadUrl, location.href);
+  if (!url || url.origin !== location.origin) return null;
+  const answer = await fetch(url, { method: "HEAD", headers: TUS }).catch(() => null);
+  if (!answer?.ok) return null;
+  const name = metadata?.filename ?? "a file";
+  const offset = Number(answer.headers.get("Upload-Offset"));
+  // Its end came when nobody looked any more.
+  if (offset === size) return void (await defaultOptions.urlStorage.removeUpload(urlStorageKey));
+  const away = make("button", { type: "button", class: "btn", "aria-label": `Throw away what has come of ${name}` }, "Throw away");
+  away.addEventListener("click", async () => {
+    if (!(await mayThrowAway(name))) return;
+    try {
+      // Gone already is as good.
+      await call("DELETE", url, undefined, TUS).catch((problem) => [404, 410].includes(problem.status) || Promise.reject(problem));
+      await defaultOptions.urlStorage.removeUpload(urlStorageKey);
+      $("image-error").textContent = "";
+      await lookAgain();
+      $("images-title").focus();
+    } catch (problem) {
+      if (problem.status !== 401) $("image-error").textContent = problem.message;
+    }
+  });
+  const words = make("span", { class: "hint mr-auto min-w-0 wrap-anywhere" }, `${name}: ${bytes(offset)} of ${bytes(size)} have come. Choose the same file again to go on.`);
+  return make("li", { class: "py-2 flex flex-wrap gap-x-4 gap-y-1 items-center" }, words, away);
+}
+
+/** Says which uploads of before have not come to their end, and offers to throw them away: each keeps its room. */
 export async function lookForUnfinished() {
+  const mine = ++looks;
   const before = await defaultOptions.urlStorage.findAllUploads().catch(() => []);
-  const words = [];
-  for (const { uploadUrl, metadata, size } of before.slice(-5)) {
-    const url = uploadUrl && new URL(uploadUrl, location.href);
-    if (!url || url.origin !== location.origin) continue;
-    // Somebody else's is not there, nor is one whose time is over.
-    const answer = await fetch(url, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } }).catch(() => null);
-    if (answer?.ok) words.push(`${metadata?.filename}: ${bytes(Number(answer.headers.get("Upload-Offset")))} of ${bytes(size)} have come. Choose the same file again to go on.`);
-  }
-  if (!upload) $("upload-unfinished").textContent = words.join(" ");
+  const newest = before.sort((one, other) => Date.parse(other.creationTime) - Date.parse(one.creationTime)).slice(0, MOST_UNFINISHED);
+  const lines = await Promise.all(newest.map(unfinishedLine));
+  if (mine === looks && !upload) $("upload-unfinished").replaceChildren(...lines.filter(Boolean));
 }
 
 /** Wires the list; `changed` is told when an image came or went. */

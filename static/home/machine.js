@@ -44,7 +44,19 @@ function say(words) {
 }
 
 function fact(name, value, title) {
-  return make("div", { class: "min-w-0" }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
+  const drawn = [name, value.textContent ?? value, title].join("\n");
+  return make("div", { class: "min-w-0", "data-drawn": drawn }, make("dt", { class: "hint" }, name), make("dd", { class: "font-semibold wrap-anywhere", title }, value));
+}
+
+/** Draws the facts that changed: the others stay, and so do the focus and "Copied" in them. */
+function drawFacts(facts) {
+  const wanted = new Set(facts.map((one) => one.dataset.drawn));
+  for (const one of [...$("vm-facts").children]) if (!wanted.has(one.dataset.drawn)) one.remove();
+  let at = $("vm-facts").firstElementChild;
+  for (const one of facts) {
+    if (at?.dataset.drawn === one.dataset.drawn) at = at.nextElementSibling;
+    else $("vm-facts").insertBefore(one, at);
+  }
 }
 
 function showRunning(vm) {
@@ -55,7 +67,7 @@ function showRunning(vm) {
   const facts = [
     fact("Running for", make("span", { id: "vm-uptime", class: "tabular-nums" }), vm.started_at && `Since ${exactly(vm.started_at)}`),
     vm.idle_limit_s && fact("Stops after", idleLimit(vm.idle_limit_s)),
-    vm.expires_because === "time limit" && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.expires_at)}`),
+    vm.time_limit_at && fact("Time left", make("span", { id: "vm-left", class: "tabular-nums" }), `Until ${exactly(vm.time_limit_at)}`),
     fact("Memory", megabytes(vm.memory_mb)),
     fact("CPUs", String(vm.cpus)),
     vm.disk && fact("Disk", `${vm.disk}, ${vm.disk_gb} GB`),
@@ -63,7 +75,7 @@ function showRunning(vm) {
     vm.accel && fact("Acceleration", ACCELERATORS[vm.accel] ?? vm.accel),
     fact("Id", idButton(vm.vmid)),
   ];
-  $("vm-facts").replaceChildren(...facts.filter(Boolean));
+  drawFacts(facts.filter(Boolean));
   badge($("watched"), watching(vm.watched_by));
   $("vm-slow").hidden = vm.accel !== "tcg";
   $("vm-keeps").textContent = keeps(vm.persistence);
@@ -115,7 +127,7 @@ function tick() {
     $("starting-words").textContent = WAITING.findLast(([from]) => seconds >= from)[1];
   } else if (alive(shown)) {
     $("vm-uptime").textContent = shown.started_at ? span(serverNow() - Date.parse(shown.started_at)) : "0 s";
-    if (shown.expires_because === "time limit") $("vm-left").textContent = span(Date.parse(shown.expires_at) - serverNow());
+    if (shown.time_limit_at) $("vm-left").textContent = span(Date.parse(shown.time_limit_at) - serverNow());
   }
 }
 

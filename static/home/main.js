@@ -6,7 +6,7 @@
 import { call, onSignedOut } from "../shared/api.js";
 import { $, memory, notice } from "../shared/dom.js";
 import { openAuth, setSignup, setUpAuth } from "./auth.js";
-import { setUpAccount, showAccount } from "./account.js";
+import { forgetAccount, setUpAccount, showAccount } from "./account.js";
 import { listen } from "../shared/events.js";
 import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
@@ -19,12 +19,15 @@ import { listViewers } from "./viewers.js";
 import { alive, current, pastLine, setUpMachine, show, showLaunchError, showLoading } from "./machine.js";
 
 const RETRY_MS = 3000;
+/** Lists wait so long for what stands above them. */
+const LOOK_MS = 2000;
 const OPENING = "vmshare.opening";
 
 let events = null;
 /** Who was signed in last. */
 let who = null;
-let launching = false;
+/** The start that is waited for, or null. A log-out lets go of it: its answer leads nobody anywhere then. */
+let launching = null;
 let loggingOut = false;
 // Counts log-ins and their ends: who waited for an answer across one does not go on.
 let turn = 0;
@@ -38,7 +41,8 @@ function session(state) {
 async function enter(me, attempt = 0) {
   const mine = ++turn;
   if (who !== me.user.id) {
-    dropUpload();
+    launching = null;
+    forget();
     welcome(me);
   }
   who = me.user.id;
@@ -49,6 +53,7 @@ async function enter(me, attempt = 0) {
   deafen();
   // Before it is known what there is, nothing can be chosen, and a click on Start would ask for nothing.
   if (!alive(current())) showLoading();
+  const looked = Promise.race([lookForUnfinished(), new Promise((late) => setTimeout(late, LOOK_MS))]);
   const problem = await Promise.all([loadProfiles(), loadImages(), loadDisks()]).then(() => null, (problem) => problem);
   if (mine !== turn) return;
   if (problem) {
@@ -63,10 +68,11 @@ async function enter(me, attempt = 0) {
   // From top to bottom: nothing that is there already moves.
   show(me.vm ?? null);
   showChosen();
-  $("images").hidden = $("disks").hidden = false;
-  lookForUnfinished();
   joinIfStarting();
   hear();
+  await looked;
+  if (mine !== turn) return;
+  $("images").hidden = $("disks").hidden = false;
   await loadHistory();
 }
 
@@ -103,6 +109,15 @@ async function lookAgain(attempt = 0) {
   }
 }
 
+/** Takes away what is this person's: whoever comes next at this computer must not see it. */
+function forget() {
+  dropUpload();
+  forgetAccount();
+  $("history-list").replaceChildren();
+  for (const id of ["disk-error", "history-error"]) $(id).textContent = "";
+  for (const id of ["disk-name", "snapshot-name"]) $(id).value = $(id).defaultValue;
+}
+
 /** Nobody is signed in (any more). What was typed stays where it is. */
 function leave(message = "") {
   const was = document.documentElement.dataset.session;
@@ -110,8 +125,9 @@ function leave(message = "") {
   deafen();
   // The session may be over in the middle of it: it goes on when the same person is back.
   if (message) pauseUpload("Paused. Log in again, then resume it.");
-  else dropUpload();
-  launching = false;
+  else forget();
+  launching = null;
+  takeOpening();
   session("out");
   show(null);
   // Whoever logs in next at this computer must not see what was this one's.
@@ -141,24 +157,25 @@ function changed(vm) {
 /** Posts the wish and stays with it to the end. Whoever clicked in this tab is taken to the desktop; who joins a start chose nothing. */
 async function launch(joins = false) {
   if (launching) return;
-  launching = true;
+  const own = (launching = {});
   showLaunchError("");
   if (current()?.state !== "starting") show({ state: "starting" });
   try {
     const answer = await call("POST", "/run-iso", wish(!joins));
+    if (launching !== own) return;
     show({ ...current(), state: "running", ...answer.vm });
     if (takeOpening()) open(answer.redirect);
   } catch (problem) {
+    if (launching !== own) return;
     // Not reached is also what a reload in between looks like from here: it will join the start.
     if (problem.status !== 0) takeOpening();
-    if (problem.status === 401) return;
     if (!alive(current()) || current().state === "starting") show(null);
     showLaunchError(launchProblem(problem));
     // A disk may have come to be before it failed.
     loadDisks().then(refreshChoice, () => null);
     $("start").focus();
   } finally {
-    launching = false;
+    if (launching === own) launching = null;
   }
 }
 
@@ -254,7 +271,8 @@ async function begin(attempt = 0) {
   }
 }
 
-onSignedOut(ended);
+// Of several requests that are refused the first one is the news: what it kept stays when the others come.
+onSignedOut(() => document.documentElement.dataset.session === "in" && ended());
 const invited = setUpAuth(async () => {
   // The answer to a log-in names the user only; limits and a running machine come with /auth/me.
   await begin();

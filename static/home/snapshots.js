@@ -13,10 +13,19 @@ let again;
 let listed = "";
 let vmid = null;
 let busy = false;
+/** What is being done, as it was read out. */
+let announced = "";
 
 function tell(text, about = "") {
   $("snapshot-error").textContent = text;
   $("snapshot-error").dataset.of = about;
+}
+
+/** Reads out that something begins and ends, and nothing in between: how far it is changes ten times a second. */
+function announce(doing) {
+  if (doing === announced) return;
+  $("snapshot-said").textContent = doing ? `${doing}…` : `${announced} has ended.`;
+  announced = doing;
 }
 
 /** Does it, and gives whether that went well. */
@@ -85,12 +94,15 @@ export function showSnapshots(vm) {
   const on = vm?.state === "running";
   $("snapshots").hidden = !on;
   const job = vm?.job;
-  $("snapshot-job").textContent = job ? `${DOING[job.what]} ${job.name}: ${job.percent} %` : "";
+  const doing = job ? `${DOING[job.what]} ${job.name}` : "";
+  $("snapshot-job").textContent = job ? `${doing}: ${job.percent} %` : "";
+  announce(on ? doing : "");
   const was = busy;
   busy = Boolean(job);
   [$("snapshot-take"), ...$("snapshot-list").querySelectorAll("button")].forEach(mark);
   if (!on) {
     vmid = null;
+    $("snapshot-said").textContent = "";
   } else if (vmid !== vm.vmid) {
     vmid = vm.vmid;
     $("snapshot-list").replaceChildren();

@@ -40,9 +40,9 @@ function noteClock(date) {
   if (Number.isFinite(told)) skew = Math.abs(told - Date.now()) > 2000 ? told - Date.now() : 0;
 }
 
-/** Calls the API; resolves to the answer's JSON (null for 204) or throws a Problem. */
-export async function call(method, path, body) {
-  const headers = { Accept: "application/json" };
+/** Calls the API; resolves to the answer's JSON (null for 204) or throws a Problem. `more` are header fields. */
+export async function call(method, path, body, more = {}) {
+  const headers = { Accept: "application/json", ...more };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import fs from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { browse, call, image, inspect, machines, output, Server, signUp, startDesktop, until } from "./server.mjs";
+import { browse, call, image, inspect, machines, output, Server, signUp, signUpHere, startDesktop, until } from "./server.mjs";
 
 const MORE = `max_memory_mb = 512\nmax_cpus = 2\n[profiles.second]\ntitle = "The second"\nbase_image = "${image}"\nvideo = "std"\ndefault_memory_mb = 128\ndefault_cpus = 1\nmax_memory_mb = 512\nmax_cpus = 2\n`;
 const server = Server.ofFile("stop_vms_on_exit = true", "upload_quota_mb = 4096", MORE);
@@ -46,10 +46,24 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   await page.goto(server.url);
   await page.locator("#vm-open").waitFor();
 
+  const uptime = await text(page, "#vm-uptime");
+  assert.match(uptime, /^(\d+ min )?\d+ s$/);
+  await until("the uptime goes on", async () => (await text(page, "#vm-uptime")) !== uptime);
+
   // An id is copied by a click; a time says the exact one on hover.
   await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).click();
   await until("the id is copied", async () => (await page.evaluate(() => navigator.clipboard.readText())) === vm.vmid);
   assert.match(await page.locator("#vm-facts dd").first().getAttribute("title"), /^Since .*\d\d:\d\d/);
+  // News of the machine takes neither the focus nor that it was copied away.
+  await page.evaluate(() => {
+    window.news = 0;
+    new MutationObserver(() => (window.news += 1)).observe(document.querySelector("#vm-keeps"), { childList: true });
+  });
+  await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).click();
+  await page.evaluate(() => (window.copy = document.activeElement));
+  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/keep`)).status, 200);
+  await until("the page has heard of it", () => page.evaluate(() => window.news > 0));
+  assert.ok(await page.evaluate(() => window.copy === document.activeElement && window.copy.matches("#vm-facts button")), "the focus is lost");
 
   // Snapshots: what is refused keeps its name, a list that cannot be had says so, and one from elsewhere comes by itself.
   await page.locator("#snapshots summary").click();
@@ -60,8 +74,29 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   assert.equal(await page.locator("#snapshot-name").inputValue(), "clean");
   assert.equal(await focused(page), "snapshot-take");
   await page.unrouteAll();
-  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/snapshots`, { name: "elsewhere" })).status, 201);
+  // On a phone, and with a name as long as one may be.
+  const longest = `elsewhere${"x".repeat(55)}`;
+  await page.setViewportSize({ width: 360, height: 740 });
+  // How far it is is shown; that it begins and ends is all that is read out.
+  await page.evaluate(() => {
+    window.told = { "snapshot-job": [], "snapshot-said": [] };
+    window.wide = 0;
+    const note = (id, all) => {
+      all.push(document.getElementById(id).textContent);
+      window.wide = Math.max(window.wide, document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    };
+    for (const [id, all] of Object.entries(window.told)) new MutationObserver(() => note(id, all)).observe(document.getElementById(id), { childList: true });
+  });
+  assert.equal((await call(page, "POST", `/vms/${vm.vmid}/snapshots`, { name: longest })).status, 201);
   await page.locator("#snapshot-list").getByText("elsewhere").waitFor();
+  const told = await page.evaluate(() => window.told);
+  assert.match(told["snapshot-job"][0], /^Taking elsewherex{55}: \d+ %$/);
+  assert.deepEqual([told["snapshot-job"].at(-1), told["snapshot-said"]], ["", [`Taking ${longest}…`, `Taking ${longest} has ended.`]]);
+  assert.equal(await page.evaluate(() => window.wide), 0, "the page is wider than the phone");
+  await page.setViewportSize({ width: 1280, height: 800 });
+  assert.equal(await page.locator("#snapshot-job").getAttribute("role"), null);
+  assert.match(await text(page, "#snapshot-list li"), /^elsewherex{55}\s+just now, with its memory, \d+ (KB|MB|GB)\s+Go back\s+Remove$/);
+  assert.match(await page.locator("#snapshot-list time").getAttribute("title"), /\d\d:\d\d/);
   assert.equal(await focused(page), "snapshot-take", "the focus is lost while a snapshot is taken");
   await page.route("**/snapshots", away);
   await page.reload();
@@ -102,6 +137,60 @@ test("the last choice is remembered; snapshots, past sessions and the focus are 
   assert.ok(!(await page.locator("#history-more").isVisible()));
   assert.equal(await focused(page), "past");
   assert.deepEqual(seen, []);
+  await close();
+});
+
+test("a start that is answered after a log-out takes nobody to a desktop", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "hasty");
+  let held;
+  await page.route("**/run-iso", (route) => void (held = route));
+  await page.locator("#start:enabled").click();
+  await until("the start is asked for", () => held);
+  await page.locator("#log-out").click();
+  await page.locator('[data-auth="signup"]').first().waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.getItem("vmshare.opening")), null);
+  await signUpHere(page, "patient");
+  await page.locator("#start:enabled").waitFor();
+  const vm = { vmid: "c9a2f1c9a2f1", state: "running", profile: "custom", http_port: 6111, memory_mb: 128, cpus: 1, persistence: "ephemeral" };
+  await held.fulfill({ json: { vm, redirect: `/novnc/?path=ws/6111&vmid=${vm.vmid}` } });
+  // An answer that comes after that one.
+  await page.evaluate(() => fetch("/version").then((answer) => answer.text()));
+  assert.equal(page.url(), `${server.url}/`);
+  assert.deepEqual([await page.locator("#vm-open").isVisible(), await page.locator("#start").isVisible()], [false, true]);
+  await close();
+});
+
+test("whoever logs in next at a computer sees nothing of what was told or typed before", async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "leaver");
+  assert.equal((await call(page, "POST", "/disks", { name: "work", size_gb: 1 })).status, 201);
+  await page.reload();
+  await page.locator("#images").waitFor();
+  await page.locator("#image-file").setInputFiles({ name: "mine.iso", mimeType: "application/octet-stream", buffer: fs.readFileSync(image) });
+  await until("the image is there", async () => /mine\.iso is there/.test(await text(page, "#image-done")));
+  await page.locator("#image-file").setInputFiles({ name: "mine.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
+  await until("a refusal is told", async () => /Choose an \.iso/.test(await text(page, "#image-error")));
+  await page.route("**/disks/work", away);
+  await page.getByRole("button", { name: "Remove the disk work" }).click();
+  await page.locator("#sure-yes").click();
+  await until("another one too", async () => /database is away/.test(await text(page, "#disk-error")));
+  await page.unrouteAll();
+  await page.locator("#account-open").click();
+  await page.locator("#password-current").fill("correct horse");
+  await page.locator("#password-new").fill("a new horse");
+  await page.keyboard.press("Escape");
+  await page.locator("#log-out").click();
+  await page.locator('[data-auth="signup"]').first().waitFor();
+  const left = () =>
+    page.evaluate(() => [
+      ...["image-done", "image-error", "disk-error", "history-list"].map((id) => document.getElementById(id).textContent),
+      ...["password-current", "password-new"].map((id) => document.getElementById(id).value),
+    ]);
+  assert.deepEqual(await left(), ["", "", "", "", "", ""]);
+  await signUpHere(page, "follower");
+  await page.locator("#images").waitFor();
+  assert.deepEqual(await left(), ["", "", "", "", "", ""]);
   await close();
 });
 

@@ -6,7 +6,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
 import { before, test } from "node:test";
-import { axe, browse, machines, output, Server, signUp, until } from "./server.mjs";
+import { axe, browse, inspect, machines, output, Server, signUp, until } from "./server.mjs";
 
 const SIZE = 1 << 30;
 const iso = process.env.VMSHARE_TEST_ISO ?? "target/test-images/tiny.iso";
@@ -215,6 +215,58 @@ test("the panel refuses at once, uploads, and the desktop starts from it", { tim
   await close();
 });
 
+test("an image of one's own is replaced only after a question, which an upload that goes on does not ask again", { timeout: 120_000 }, async () => {
+  const { page, close } = await browse();
+  await signUp(page, server.url, "replacer");
+  await page.locator("#images").waitFor();
+  const sent = [];
+  page.on("request", (request) => request.url().includes("/uploads/") && sent.push([request.method(), Number(request.headers()["upload-offset"] ?? 0)]));
+  const bring = (name, buffer) => page.locator("#image-file").setInputFiles({ name, mimeType: "application/octet-stream", buffer });
+  const hashes = async () => (await isos(page)).filter((image) => !image.shared && image.name === "a-b.iso").map((image) => image.sha256);
+  const first = fs.readFileSync(iso);
+  const second = Buffer.from(first);
+  second[second.length - 1] ^= 1;
+  await bring("a b.iso", first);
+  await until("the image is there", async () => /is there/.test(await page.locator("#image-done").innerText()));
+  const [before] = await hashes();
+
+  // Another name on the disk, and the same one here.
+  sent.length = 0;
+  await bring("a-b.iso", second);
+  await page.locator("#sure").waitFor();
+  assert.match(await page.locator("#sure").innerText(), /Replace a-b\.iso\?[^]*Once the new one is whole, the \d+ MB that came on .*\d\d:\d\d.* are gone for good/);
+  assert.deepEqual(await axe(page), []);
+  await page.locator('#sure [value="no"]').click();
+  await page.locator("#sure").waitFor({ state: "hidden" });
+  // What would come after a yes has been asked for by then.
+  await page.evaluate(() => fetch("/version"));
+  assert.deepEqual([sent, await hashes(), await page.locator("#upload").isVisible()], [[], [before], false], "it begins without a yes");
+  await bring("a-b.iso", second);
+  await page.locator("#sure-yes").click();
+  await until("the new one is in its place", async () => {
+    const now = await hashes();
+    return now.length === 1 && now[0] !== before;
+  });
+
+  // Once confirmed is enough, also after a reload.
+  const large = path.join(server.folder, "a-b.iso");
+  fs.linkSync(big, large);
+  await page.locator("#image-file").setInputFiles(large);
+  await page.locator("#sure-yes").click();
+  await until("some of it is sent", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused.").waitFor();
+  await page.reload();
+  await page.locator("#images").waitFor();
+  sent.length = 0;
+  await page.locator("#image-file").setInputFiles(large);
+  await until("it goes on without a question", () => sent.some(([method, offset]) => method === "PATCH" && offset > 0));
+  await page.locator("#upload-cancel").click();
+  await page.locator("#sure-yes").click();
+  await page.locator("#upload").waitFor({ state: "hidden" });
+  await close();
+});
+
 test("an upload in the panel is paused, and goes on after a reload", { timeout: 120_000 }, async () => {
   const { page, close } = await browse();
   await signUp(page, server.url, "pauser");
@@ -286,6 +338,73 @@ test("an upload waits for who is signed out in the middle of it, and is thrown a
   await page.locator("#images").waitFor();
   assert.ok(!(await page.locator("#upload").isVisible()));
   assert.equal(await page.locator("#upload-unfinished").innerText(), "");
+  await close();
+});
+
+test("what was not finished is told before the lists show, keeps its room, and is thrown away after a question", { timeout: 120_000 }, async () => {
+  const { page, close } = await browse({ reducedMotion: "reduce" });
+  const name = `${"x".repeat(80)}.iso`;
+  const long = path.join(server.folder, name);
+  fs.linkSync(big, long);
+  await signUp(page, server.url, "quitter");
+  await page.locator("#images").waitFor();
+  await page.locator("#image-file").setInputFiles(long);
+  await until("some of it is sent", () => page.evaluate(() => document.querySelector("#upload-bar").value > 0.01));
+  await page.locator("#upload-pause").click();
+  await page.getByText("Paused.").waitFor();
+
+  // The answer is held, and no time passes: what is below waits, and does not jump.
+  await page.clock.install();
+  await page.clock.pauseAt(Date.now() + 60_000);
+  let held;
+  await page.route("**/uploads/*", (route) => (route.request().method() === "HEAD" ? void (held = route) : route.continue()));
+  const line = page.locator("#upload-unfinished li");
+  await page.reload();
+  await until("it is asked for", () => held);
+  await page.locator("#start").waitFor();
+  assert.ok(!(await page.locator("#images").isVisible()), "the lists are shown before it is known what stands above them");
+  await held.continue();
+  await page.locator("#images").waitFor();
+  assert.match(await line.innerText(), /^x{80}\.iso: \d+ MB of 1 GB have come\. Choose the same file/);
+  held = null;
+  await page.reload();
+  await until("it is asked for again", () => held);
+  await page.locator("#start").waitFor();
+  await page.clock.runFor(2000);
+  await page.locator("#images").waitFor();
+  assert.equal(await line.count(), 0);
+  await held.continue();
+  await line.waitFor();
+  await page.unrouteAll();
+  await page.clock.resume();
+
+  // What is left is told as it is kept, and a file that does not fit is refused before it is sent.
+  assert.match(await page.locator("#image-quota").innerText(), /^0 MB of your 4 GB are used, and 1 GB are kept for uploads that are not finished\.$/);
+  const huge = path.join(server.folder, "huge.iso");
+  fs.copyFileSync(iso, huge);
+  fs.truncateSync(huge, 3.5 * SIZE);
+  await page.locator("#image-file").setInputFiles(huge);
+  await until("the page says what is left", async () => /has 3\.5 GB, and your quota has 3 GB left/.test(await page.locator("#image-error").innerText()));
+
+  const seen = [];
+  await inspect(page, "home-unfinished", seen);
+  const keys = () => page.evaluate(() => Object.keys(localStorage).filter((key) => key.startsWith("tus::")).length);
+  const rows = () => Number(server.sql(`select count(*) from uploads where state = 'open' and metadata <> '' and name = '${name}'`));
+  const away = page.getByRole("button", { name: `Throw away what has come of ${name}` });
+  await away.click();
+  assert.match(await page.locator("#sure").innerText(), /Throw this upload away\?[^]*What has come of x{80}\.iso is gone/);
+  await page.keyboard.press("Escape");
+  assert.deepEqual([await keys(), rows(), await line.count()], [1, 1, 1]);
+  await away.click();
+  await page.locator("#sure-yes").click();
+  await line.waitFor({ state: "detached" });
+  assert.deepEqual([await keys(), rows()], [0, 0]);
+  await until("its room is free", async () => /^0 MB of your 4 GB are used\.$/.test(await page.locator("#image-quota").innerText()));
+  assert.equal(await page.evaluate(() => document.activeElement.id), "images-title", "the focus is lost with the button");
+  await page.locator("#image-file").setInputFiles({ name, mimeType: "application/octet-stream", buffer: fs.readFileSync(iso) });
+  await until("the image is there", async () => /^x{80}\.iso is there/.test(await page.locator("#image-done").innerText()));
+  await inspect(page, "home-long-name", seen);
+  assert.deepEqual(seen, []);
   await close();
 });
 

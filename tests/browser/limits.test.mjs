@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { bars, browse, call, inspect, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
-const server = Server.ofFile("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1");
+const server = Server.ofFile("stop_vms_on_exit = true", "limit_warning_seconds = 40", "idle_minutes = 1\nmax_minutes = 90");
 
 const warned = (page, words) => until(`the page warns ${words}`, async () => words.test(await page.locator("#warning").innerText().catch(() => "")), 90);
 
@@ -46,6 +46,11 @@ test("a desktop nobody uses is warned of, kept by a click, and a crash is told",
   const home = await context.newPage();
   await home.goto(server.url);
   await home.locator("#vm-open").waitFor();
+  // The limit that comes later is told too.
+  const facts = await home.locator("#vm-facts").innerText();
+  assert.match(facts, /Stops after\s+1 min without input/i);
+  assert.match(facts, /Time left\s+1 h (29|30) min/i);
+  assert.match(await home.locator("#vm-facts div", { has: home.locator("#vm-left") }).locator("dd").getAttribute("title"), /^Until .*\d\d:\d\d/);
   await warned(home, /stops in \d+ s[\s\S]*Keep it running/);
   await inspect(home, "home-warning", seen);
   await page.bringToFront();

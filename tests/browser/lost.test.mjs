@@ -1,9 +1,10 @@
 // What ends or breaks under an open page: the server, the machine, the session. The page says so in words and goes on by itself where it can.
 
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { bars, browse, call, keysOf, machines, output, program, Server, showBar, signUp, startDesktop, state, until } from "./server.mjs";
+import { bars, browse, call, image, keysOf, machines, output, program, Server, showBar, signUp, startDesktop, state, until } from "./server.mjs";
 
 const LIVE_ON = "stop_vms_on_exit = false";
 const END_ALL = "stop_vms_on_exit = true";
@@ -136,6 +137,30 @@ test("a session that ended in the middle of work shows the log-in with its reaso
   await page.locator("#login-password").fill("correct horse");
   await page.keyboard.press("Enter");
   await page.locator("#vm-open").waitFor();
+
+  // Several requests are refused, one of them late: the upload that was on its way waits all the same, and the reason stays.
+  const held = [];
+  await page.route("**/screen.png*", (route) => void held.push(route));
+  await page.route("**/uploads/", () => null);
+  await page.locator("#image-file").setInputFiles({ name: "mine.iso", mimeType: "application/octet-stream", buffer: fs.readFileSync(image) });
+  await page.locator("#upload").waitFor();
+  await until("a picture is asked for", () => held.length > 0);
+  await page.context().clearCookies();
+  // The page looks again how the machine is.
+  await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+  await until("the dialog says why", async () => /session has ended/.test(await page.locator("#auth-message").innerText()));
+  for (const route of held) await route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"code":"session_ended"}' });
+  await page.evaluate(() => fetch("/version").then((answer) => answer.text()));
+  assert.match(await page.locator("#banner").textContent(), /session has ended/);
+  assert.equal(await page.locator("#upload-words").textContent(), "Paused. Log in again, then resume it.");
+  await page.unrouteAll();
+  await page.locator("#login-email").fill("expired@example.org");
+  await page.locator("#login-password").fill("correct horse");
+  await page.keyboard.press("Enter");
+  await page.locator("#vm-open").waitFor();
+  assert.ok(await page.locator("#upload").isVisible(), "it can be gone on with");
+  await page.locator("#upload-cancel").click();
+  await page.locator("#sure-yes").click();
   await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   await page.locator("#start").waitFor();
 
