@@ -38,7 +38,14 @@ function showNow(now) {
 function sheet(address) {
   if (document.querySelector(`link[href="${address}"]`)) return null;
   const link = make("link", { rel: "stylesheet", href: address });
-  const loaded = new Promise((done) => link.addEventListener("load", done, { once: true }));
+  const loaded = new Promise((done, failed) => {
+    link.addEventListener("load", done, { once: true });
+    link.addEventListener("error", () => {
+      // It would be taken for one that is there.
+      link.remove();
+      failed(new Error("the graphs' style sheet could not be loaded"));
+    }, { once: true });
+  });
   document.head.append(link);
   return loaded;
 }

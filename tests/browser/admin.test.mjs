@@ -270,7 +270,10 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   await page.unrouteAll({ behavior: "ignoreErrors" });
   server.sql("insert into alerts (rule, subject, value, threshold, text, since) values ('disk', '/x', 90, 85, 'is full', now())");
   await page.goto(`${server.url}/admin/#host`);
+  // What the graphs need may fail to come once.
+  await page.route("**/uplot*", (route) => route.abort(), { times: 1 });
   await page.reload();
+  await until("that it did not come is told", async () => /could not be loaded/.test(await page.locator("#host-none").innerText()));
   await until("the real host is drawn", async () => (await page.locator("#graphs canvas").count()) === 4 && /\d+ %, load \d/.test(await page.locator("#host-now").innerText()));
 
   await until("the alert is counted", async () => /\(\d+\)/.test(await page.locator("#alerts-now").textContent()));
