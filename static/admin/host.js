@@ -50,6 +50,13 @@ function sheet(address) {
   return loaded;
 }
 
+/** Says so where a hostile guest is not kept in by the processor. */
+function showAccel(accel, because) {
+  const words = accel === "tcg" ? `Guests run emulated (TCG): ${because}. QEMU's emulation is no security boundary. Let only people you trust run images here, or give the host KVM.` : "";
+  // Set only when it changes: it is read out then.
+  if ($("host-accel").textContent !== words) notice($("host-accel"), words, "warn");
+}
+
 /** The section. */
 export function host() {
   const section = $("host");
@@ -64,10 +71,11 @@ export function host() {
     const mine = ++turn;
     const range = section.querySelector('[name="range"]:checked').value;
     try {
-      const { now, history } = await call("GET", `/admin/host?range=${range}`);
+      const { accel, accel_because: because, now, history } = await call("GET", `/admin/host?range=${range}`);
       if (!open || mine !== turn) return;
       notice($("host-none"), "");
       $("host-some").hidden = false;
+      showAccel(accel, because);
       showNow(now);
       graphs ??= Promise.all([import(section.dataset.graphs), sheet(section.dataset.sheet)]).then(([module]) => module.graphs($("graphs"), { percent, rate }));
       (await graphs).show(history);

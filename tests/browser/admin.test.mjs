@@ -35,7 +35,11 @@ const ALERTS = [
 /** Answers what the host would measure. */
 async function measured(page) {
   const json = (body) => ({ status: 200, contentType: "application/json", body: JSON.stringify(body) });
-  await page.route("**/admin/host?*", (route) => route.fulfill(json({ now: NOW, history: route.request().url().includes("day") ? history(288, 300, 60) : history(720, 5, 80) })));
+  await page.route("**/admin/host?*", (route) => {
+    const day = route.request().url().includes("day");
+    const because = day ? "a trial guest ran under KVM" : "/dev/kvm may not be opened: add the user the server runs as to the group kvm (usermod -aG kvm USER)";
+    route.fulfill(json({ accel: day ? "kvm" : "tcg", accel_because: because, now: NOW, history: day ? history(288, 300, 60) : history(720, 5, 80) }));
+  });
   await page.route("**/admin/load", (route) => {
     const vmids = server.sql("select vmid from vms where state = 'running'").split("\n").filter(Boolean);
     route.fulfill(json({ vms: vmids.map((vmid) => ({ vmid, user: "", cpu_percent: 12.3, rss_mb: 210, threads: 9, read_bps: 0, write_bps: 0 })), storage: [{ user: "alice", gb: 12.34 }] }));
@@ -250,11 +254,13 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   const told = page.locator('#graphs [role="img"]').first();
   assert.match(await told.getAttribute("aria-label"), /^CPU, memory and disk: CPU \d+ %, highest 80 %; Memory/);
   assert.match(await page.locator("#host-now").innerText(), /42 %, load 1\.3 0\.9 0\.4[^]*70 % of 64 GB[^]*50 % of 8 GB[^]*412 GB free, 62 % of its files[^]*does not answer[^]*CPU 2 %, memory 0 %[^]*1\.5 Mbit\/s in, 250 Mbit\/s out/);
+  assert.match(await page.locator("#host-accel").innerText(), /^Guests run emulated \(TCG\): \/dev\/kvm may not be opened[^]*no security boundary\. Let only people you trust run images/);
   const inked = () => page.locator("#graphs canvas").first().evaluate((canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0));
   await until("something is drawn", inked);
   await inspect(page, "admin-host", seen);
   await page.getByLabel("Last day").check();
   await until("the day is drawn", async () => /^CPU, memory and disk: CPU \d+ %, highest 60 %;/.test(await told.getAttribute("aria-label")));
+  assert.ok(await page.locator("#host-accel").isHidden(), "guests under KVM are warned of");
   // Without measurements.
   await page.route("**/admin/host?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));
   await page.route("**/admin/alerts?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));
