@@ -93,6 +93,12 @@ impl Vm {
         self.lifetime.expiry(self.last_input(), now)
     }
 
+    /// The same for people; one that is being stopped ends anyway.
+    #[must_use]
+    pub fn told_expiry(&self, now: Instant) -> Option<Expiry> {
+        if self.leaving.get().is_some() { None } else { self.expiry(now) }
+    }
+
     /// The last input, or when it was started.
     #[must_use]
     pub fn last_input(&self) -> Instant {
@@ -129,7 +135,7 @@ pub async fn take_back(cx: &Cx, vm: &Vm) {
 pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
     vm.meter.input.set(Some(cx.now()));
     note_input(cx, vm).await;
-    cx.bus.publish(vm, cx.now());
+    cx.bus.publish_expiry(vm, cx.now());
 }
 
 async fn note_input(cx: &Cx, vm: &Vm) {
@@ -169,7 +175,7 @@ async fn run_out(cx: &Cx, vm: &Rc<Vm>) -> Option<Why> {
         let soon = expiry.is_some_and(|expiry| expiry.soon);
         if warned != soon || (moved && vm.lifetime.idle.is_some()) {
             warned = soon;
-            cx.bus.publish(vm, now);
+            cx.bus.publish_expiry(vm, now);
         }
         let wait = match expiry {
             Some(expiry) if soon => (expiry.at - now).min(LOOK),

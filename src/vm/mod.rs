@@ -279,7 +279,7 @@ impl Vms {
 /// The `vm` object of the contract: the row, and what only memory knows.
 #[must_use]
 pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
-    let expiry = live.filter(|vm| vm.leaving.get().is_none()).and_then(|vm| vm.expiry(now));
+    let expiry = live.and_then(|vm| vm.told_expiry(now));
     let live_state = matches!(row.state, VmState::Starting | VmState::Running | VmState::Stopping);
     json!({
         "vmid": row.vmid,

@@ -1,5 +1,5 @@
 // The bar that tells what is about to happen to a machine, or why it stands still, with the one
-// button that helps. Every page about a machine has its markup: #warning, -said, -text, -act.
+// button that helps its owner. Every page about a machine has its markup: #warning, -said, -text, -act.
 //
 // The text counts down and is not read out each second: what is read out is said once.
 import { call, serverNow } from "./api.js";
@@ -19,7 +19,7 @@ let said = "";
 
 function draw() {
   const left = shown?.expires_at ? Date.parse(shown.expires_at) - serverNow() : 0;
-  const told = standingStill(shown) ?? (shown?.state === "running" && shown.expires_soon ? warningOf(shown, left) : null);
+  const told = standingStill(shown) ?? (shown?.state === "running" && shown.expires_soon ? warningOf(shown, left, !shown.foreign) : null);
   const words = told && told.said !== dismissed ? told : null;
   $("warning").hidden = !words;
   if (!words) {

@@ -25,6 +25,14 @@ test("a desktop whose time is up soon says so with the time left, and the warnin
   await home.keyboard.press("Enter");
   await home.locator("#warning").waitFor({ state: "hidden" });
   assert.equal(await home.evaluate(() => document.activeElement.id), "vm-open", "the focus is lost with the button");
+  // Who came by a link is warned too, and can do nothing about it.
+  const { body } = await call(page, "POST", `/vms/${vm.vmid}/shares`, {});
+  const guest = await context.newPage();
+  await guest.goto(`${short.url}${body.share.url}`);
+  await warned(guest, /This desktop's time is nearly up\. It stops in (\d min )?\d+ s\.\s+Close$/);
+  await guest.locator("#warning-act").click();
+  await guest.locator("#warning").waitFor({ state: "hidden" });
+  await guest.close();
   await page.bringToFront();
   await warned(page, /cannot be extended[\s\S]*Close/);
   await page.locator("#warning-act").click();
