@@ -170,8 +170,19 @@ test("people, invitations and what happened are found and changed", async () => 
   assert.equal(await focused(page), "tab-invites");
   await until("an empty list says what to do", async () => /Make one above/.test(await page.locator("#invites-none").innerText()));
   await page.locator("#invite-note").fill(`<script>alert(1)</script> ${"Class".repeat(14)}`);
+  // Pressed twice while the network is slow.
+  let [posts, release] = [0];
+  const held = new Promise((done) => (release = done));
+  await page.route("**/admin/invites", async (route) => {
+    posts += 1;
+    await held;
+    await route.continue();
+  });
   await page.keyboard.press("Enter");
+  await page.keyboard.press("Enter");
+  release();
   await page.locator("#secret").waitFor();
+  assert.deepEqual([posts, server.sql("select count(*) from invites")], [1, "1"], "the link of another invitation is lost");
   assert.match(await page.locator("#secret-text").inputValue(), /^https:\/\/127\.0\.0\.1:\d+\/#invite=[\w-]{12}$/);
   await page.keyboard.press("Escape");
   await until("it is listed", async () => /<script>[^]*30 of 30 left, as user, made by warden/.test(await page.locator("#invites-list").innerText()));
