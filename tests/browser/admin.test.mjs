@@ -28,6 +28,7 @@ const NOW = {
   volumes: [{ path: "/var/lib/vmshare", total_gb: 900, free_gb: 412.3, percent: 54.1, inodes_percent: 62, measured: true }, { path: "/srv", total_gb: 0, free_gb: 0, percent: 0, inodes_percent: 0, measured: false }], network: { rx_bps: 1.5e6, tx_bps: 2.5e8 }, vms: 2,
 };
 const ALERTS = [
+  { id: 3, rule: "vm_memory", subject: "c9a2f1c9a2f1", state: "ended", value: 97, threshold: 90, text: "", since: "2026-11-23T07:11:03Z", ended: "2026-11-23T07:31:03Z" },
   { id: 2, rule: "disk", subject: "/var/lib/vmshare", state: "firing", value: 93.2, threshold: 85, text: "is 93 % full: remove images or VMs", since: "2026-11-23T10:11:03Z", ended: null },
   { id: 1, rule: "cpu", subject: "host", state: "ended", value: 97, threshold: 90, text: "CPU at 97 % <script>alert(1)</script>", since: "2026-11-23T08:11:03Z", ended: "2026-11-23T08:31:03Z" },
 ];
@@ -222,7 +223,8 @@ test("people, invitations and what happened are found and changed", async () => 
   await inspect(page, "admin-connections", seen);
 
   await page.locator("#tab-alerts").click();
-  await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 2);
+  await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 3);
+  await page.locator("#alerts-list").getByRole("button", { name: "Copy the id c9a2f1c9a2f1" }).waitFor();
   assert.equal(await page.locator("#tab-alerts").textContent(), "Alerts (1)");
   await inspect(page, "admin-alerts", seen);
   const searched = asks("/admin/alerts?");
