@@ -169,7 +169,7 @@ fn a_closed_server_takes_invitations_and_the_command_line() {
 fn the_command_line_works_without_a_server_and_settings_that_are_wrong_stop_the_start() {
     let folder = folder();
     let file = folder.path().join("vmshare.toml");
-    let text = common::settings(&folder.path().join("b"), "tls = \"off\"", "", "");
+    let text = common::settings(&folder.path().join("b"), "tls = \"off\"\naccel = \"tcg\"", "", "");
     fs::write(&file, &text).expect("settings");
     let run = |args: &[&str]| Command::new(BINARY).args(args).arg("--config").arg(&file).output().expect("ran");
     let added = Command::new(BINARY)
@@ -181,7 +181,8 @@ fn the_command_line_works_without_a_server_and_settings_that_are_wrong_stop_the_
     assert!(added.status.success(), "{added:?}");
     assert!(String::from_utf8_lossy(&run(&["user", "list"]).stdout).contains("early@example.org"));
     let check = run(&["check"]);
-    assert!(check.status.success() && String::from_utf8_lossy(&check.stdout).contains("accelerator"), "{check:?}");
+    let said = "accelerator TCG: the settings ask for TCG; guests run slower, and QEMU's manual says that TCG is no security boundary\n";
+    assert!(check.status.success() && String::from_utf8_lossy(&check.stdout).contains(said), "{check:?}");
 
     fs::write(&file, text.replace("default_cpus", "defualt_cpus")).expect("settings");
     let refused = String::from_utf8(run(&["serve"]).stderr).expect("words");

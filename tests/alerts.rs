@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// A server on which the alerts of `alerts` are raised at once.
 fn server(api: &BotApi, alerts: &str) -> Server {
-    let top = format!("tls = \"off\"\nstop_vms_on_exit = true\n{}", api.settings());
+    let top = format!("tls = \"off\"\nstop_vms_on_exit = true\naccel = \"tcg\"\n{}", api.settings());
     Server::with(&top, &format!("[alerts]\nfor_seconds = 0\nsample_seconds = 1\n{alerts}"), "")
 }
 
@@ -218,6 +218,8 @@ fn the_load_of_a_vm_is_known_with_its_owner_until_it_ends_and_so_is_its_alert() 
     let host = server.call("GET", "/admin/host?range=hour", &admin, &Value::Null).json;
     assert_eq!((&host["now"]["vms"], &host["history"]["step_s"]), (&json!(1), &json!(1)));
     assert_eq!(host["now"]["volumes"][0]["path"].as_str(), server.base().to_str());
+    assert_eq!((&host["accel"], &vm["accel"]), (&json!("tcg"), &json!("tcg")));
+    assert_eq!(host["accel_because"], json!("the settings ask for TCG"));
     let day = server.call("GET", "/admin/host?range=day", &admin, &Value::Null).json;
     assert_eq!(day["history"]["step_s"], json!(60));
     assert_eq!(server.call("GET", "/admin/host?range=week", &admin, &Value::Null).status, 422);

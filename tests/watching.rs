@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::guests::still;
 use common::{Events, Server, closed, shake_hands, until};
 use serde_json::{Value, json};
 use std::net::TcpStream;
@@ -193,12 +194,13 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
     drop(screen.read().expect("greeting"));
     shake_hands(&mut screen);
     let mut told = Events::by_link(&server, &format!("/ws/{}/events?share={link}", vm["http_port"]));
-    assert_eq!(told.wait_for("what he may", |_| true), json!({"kind": "link", "id": 1, "control": false}));
+    let event = |control: bool| json!({"kind": "link", "id": 1, "control": control, "expires_at": null, "expires_because": null, "expires_soon": false});
+    assert_eq!(told.wait_for("what he may", |_| true), event(false));
     let who = viewer(&server, &vm, &ada, "link");
     may(&server, &vm, &ada, &who, true);
-    assert_eq!(told.wait_for("control", |_| true), json!({"kind": "link", "id": 1, "control": true}));
+    assert_eq!(told.wait_for("control", |_| true), event(true));
     may(&server, &vm, &ada, &who, false);
-    assert_eq!(told.wait_for("no control", |_| true), json!({"kind": "link", "id": 1, "control": false}));
+    assert_eq!(told.wait_for("no control", |_| true), event(false));
     // What is taken from a link that may control does not come back with a reload.
     let wish = json!({"control": true});
     let driver = server.call("POST", &format!("/vms/{vmid}/shares"), &ada, &wish).json["share"].clone();
@@ -217,7 +219,33 @@ fn who_came_by_a_link_is_told_what_he_may_and_when_it_is_over() {
     let _again = server.websocket(&path, &[]).expect("the link");
     assert_eq!(named().expect("he looks again")["control"], json!(false));
     server.stop(&ada, &vm);
-    assert_eq!(told.wait_for("the end", |_| true), Value::Null);
+    told.wait_for("the end", Value::is_null);
+    server.end();
+}
+
+#[test]
+fn who_looks_is_told_that_the_vm_ends_soon_and_that_it_is_kept() {
+    let profile = format!("base_image = {:?}\nidle_minutes = 0.25", still());
+    let server = Server::with("tls = \"off\"\nstop_vms_on_exit = true", "limit_warning_seconds = 8", &profile);
+    let ada = server.sign_up("ada");
+    let vm = server.launch(&ada);
+    let path = format!("/vms/{}", vm["vmid"].as_str().expect("vmid"));
+    let made = server.call("POST", &format!("{path}/shares"), &ada, &Value::Null).json["share"].clone();
+    let link = made["token"].as_str().expect("token");
+    let _screen = server.websocket(&format!("/ws/{}?share={link}", vm["http_port"]), &[]).expect("the link");
+    let mut told = Events::by_link(&server, &format!("/ws/{}/events?share={link}", vm["http_port"]));
+    let first = told.wait_for("what he may", |_| true);
+    assert_eq!((&first["expires_because"], &first["expires_soon"]), (&json!("idle"), &json!(false)), "{first}");
+    let soon = told.wait_for("the warning", |told| told["expires_soon"] == json!(true));
+    let of_owner = server.call("GET", &path, &ada, &Value::Null).json;
+    assert_eq!((&soon["id"], &soon["control"]), (&json!(1), &json!(false)), "{soon}");
+    let at =
+        |told: &Value| told["expires_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
+    assert!((at(&soon).as_second() - at(&of_owner).as_second()).abs() <= 1, "{soon} {of_owner}");
+    assert_eq!(server.call("POST", &format!("{path}/keep"), &ada, &Value::Null).status, 200);
+    told.wait_for("it is kept", |told| told["expires_soon"] == json!(false));
+    server.stop(&ada, &vm);
+    told.wait_for("the end", Value::is_null);
     server.end();
 }
 

@@ -102,10 +102,16 @@ impl Vm {
         self.lifetime.expiry(self.last_input(), now)
     }
 
-    /// When its total time is up, whether or not it ends before that.
+    /// The same for people; one that is being stopped ends anyway.
+    #[must_use]
+    pub fn told_expiry(&self, now: Instant) -> Option<Expiry> {
+        if self.leaving.get().is_some() { None } else { self.expiry(now) }
+    }
+
+    /// When its total time is up, whether or not it ends before that; for people too.
     #[must_use]
     pub fn time_limit_at(&self) -> Option<Instant> {
-        self.lifetime.up.map(|at| self.lifetime.graced(at))
+        if self.leaving.get().is_some() { None } else { self.lifetime.up.get().map(|at| self.lifetime.graced(at)) }
     }
 
     /// The last input, or when it was started.
@@ -157,7 +163,7 @@ pub async fn take_back(cx: &Cx, vm: &Vm) {
 pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
     vm.meter.input.set(Some(cx.now()));
     note_input(cx, vm).await;
-    cx.bus.publish(vm, cx.now());
+    cx.bus.publish_expiry(vm, cx.now());
 }
 
 async fn note_input(cx: &Cx, vm: &Vm) {
@@ -199,7 +205,7 @@ async fn run_out(cx: &Cx, vm: &Rc<Vm>) -> Option<Why> {
         let soon = expiry.is_some_and(|expiry| expiry.soon);
         if warned != soon || (moved && vm.lifetime.idle.is_some()) {
             warned = soon;
-            cx.bus.publish(vm, now);
+            cx.bus.publish_expiry(vm, now);
         }
         let wait = match expiry {
             Some(expiry) if soon => (expiry.at - now).min(LOOK),
@@ -249,7 +255,7 @@ mod tests {
         let late = limits(Some(1), Some(start));
         late.grace.set(Some(start + MINUTE * 5));
         assert_eq!(late.expiry(start, start).unwrap().at, start + MINUTE * 5);
-        assert_eq!(late.up.map(|at| late.graced(at)), Some(start + MINUTE * 5));
+        assert_eq!(late.up.get().map(|at| late.graced(at)), Some(start + MINUTE * 5));
         let early = limits(Some(30), None);
         early.grace.set(Some(start + MINUTE * 5));
         assert_eq!(early.expiry(start, start).unwrap().at, start + MINUTE * 30, "it gives no more than there was");

@@ -279,8 +279,7 @@ impl Vms {
 /// The `vm` object of the contract: the row, and what only memory knows.
 #[must_use]
 pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
-    let staying = live.filter(|vm| vm.leaving.get().is_none());
-    let expiry = staying.and_then(|vm| vm.expiry(now));
+    let expiry = live.and_then(|vm| vm.told_expiry(now));
     let told = |at: Instant| lifetime::wall_clock(at, now).round_to_second();
     let live_state = matches!(row.state, VmState::Starting | VmState::Running | VmState::Stopping);
     json!({
@@ -302,7 +301,7 @@ pub fn to_json(row: &VmRow, live: Option<&Vm>, now: Instant) -> Value {
         "expires_at": expiry.map(|expiry| told(expiry.at)),
         "expires_because": expiry.map(|expiry| expiry.why.word()),
         "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
-        "time_limit_at": staying.and_then(Vm::time_limit_at).map(told),
+        "time_limit_at": live.and_then(Vm::time_limit_at).map(told),
         "idle_limit_s": live.and_then(|vm| vm.lifetime.idle).map(|limit| limit.as_secs()),
         "idle_s": live.map(|vm| vm.idle_seconds(now)),
         "connected": live.is_some_and(|vm| vm.viewers.open() > 0),

@@ -57,7 +57,7 @@ async fn stop_within(
         && vm.is_up()
     {
         vm.row.replace(row);
-        cx.bus.publish(vm, cx.now());
+        cx.bus.publish_expiry(vm, cx.now());
     }
     let process = Rc::clone(&vm.process.borrow());
     // One that is silent, because its disk hangs or it was taken over from within, has the same time as a guest that is deaf.

@@ -212,7 +212,7 @@ fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
     // Only an administrator takes control by himself; also where it was taken from him.
     let takes = kind == Kind::Admin && control && (vm.viewers.allow(&who, true) || first);
     // By now he has a number, and perhaps control.
-    cx.bus.tell_viewer(vm.vmid, (&token, &key), &viewers::told(&who));
+    cx.bus.tell_viewer(vm.vmid, (&token, &key), &viewers::told(&vm, &who, cx.now()));
     cx.bus.publish(&vm, cx.now());
     super::recheck::begin(cx);
     let about = Connection {

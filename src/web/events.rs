@@ -65,6 +65,14 @@ impl Bus {
         self.tell(&vm.user, &vm::to_json(&vm.row.borrow(), Some(vm), now));
     }
 
+    /// As [`Bus::publish`], where it ends at another time, or soon: that is for those who look as well.
+    pub fn publish_expiry(&self, vm: &Vm, now: Instant) {
+        self.publish(vm, now);
+        for viewer in vm.viewers.all() {
+            self.tell_viewer(vm.vmid, (&viewer.token, &viewer.key), &super::viewers::told(vm, &viewer, now));
+        }
+    }
+
     /// Tells of a VM that is only a row yet.
     pub fn publish_row(&self, row: &VmRow, now: Instant) {
         self.tell(&row.user_id, &vm::to_json(row, None, now));

@@ -1,7 +1,7 @@
 //! `/vms/{vmid}/viewers/…` and `/ws/{http_port}/events`: who looks at a VM, giving and taking control, and what a viewer is told meanwhile.
 //!
 //! Only the owner and administrators give, take and close. A viewer without an account has no other stream of events; his says what he
-//! may and when the VM is gone.
+//! may, when the VM ends by itself, and when it is gone.
 
 use super::Req;
 use super::auth::audit_with;
@@ -18,7 +18,7 @@ use crate::proto::http::Method;
 use crate::proto::json::Fields;
 use crate::proto::problem::Problem;
 use crate::vm::viewers::{Kind, Viewer};
-use crate::vm::{Vm, Vmid};
+use crate::vm::{Vm, Vmid, lifetime};
 use serde_json::{Value, json};
 use std::rc::Rc;
 use std::time::Instant;
@@ -88,7 +88,7 @@ pub async fn control(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         let what = if control { "give control" } else { "take control" };
         let to = format!("{} {}", viewer.kind.word(), viewer.name);
         // Before anything is waited for: it is so already.
-        cx.bus.tell_viewer(vm.vmid, (&viewer.token, &viewer.key), &told(&viewer));
+        cx.bus.tell_viewer(vm.vmid, (&viewer.token, &viewer.key), &told(&vm, &viewer, cx.now()));
         cx.bus.publish(&vm, cx.now());
         audit_with(&cx, &req, &req.caller()?.user, what, &vm.vmid.to_string(), &to).await;
     }
@@ -108,9 +108,21 @@ pub async fn close(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     Ok(Response::empty(204))
 }
 
-/// What a viewer is told of himself.
-pub(super) fn told(viewer: &Viewer) -> Value {
-    json!({ "kind": viewer.kind.word(), "id": viewer.id, "control": viewer.control.get() })
+/// What a viewer is told: what he may, and when the VM ends by itself.
+pub(super) fn told(vm: &Vm, viewer: &Viewer, now: Instant) -> Value {
+    event(vm, viewer.kind, Some(viewer.id), viewer.control.get(), now)
+}
+
+fn event(vm: &Vm, kind: Kind, id: Option<u64>, control: bool, now: Instant) -> Value {
+    let expiry = vm.told_expiry(now);
+    json!({
+        "kind": kind.word(),
+        "id": id,
+        "control": control,
+        "expires_at": expiry.map(|expiry| super::time(lifetime::wall_clock(expiry.at, now))),
+        "expires_because": expiry.map(|expiry| expiry.why.word()),
+        "expires_soon": expiry.is_some_and(|expiry| expiry.soon),
+    })
 }
 
 /// Tells one who came by a link from others: `guest` is a secret that his browser made up and sends with each of its consoles.
@@ -129,15 +141,15 @@ pub(super) fn key_of(cx: &Cx, link: &str, guest: Option<&str>) -> Result<TokenHa
     Ok(cx.sessions.hash(&format!("{link} {guest}")))
 }
 
-/// `GET /ws/{http_port}/events`: what this viewer may, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
+/// `GET /ws/{http_port}/events`: what this viewer may and when the VM ends, as it changes (server-sent events `viewer`); `null` and the end when the VM is gone.
 pub async fn stream(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
     let Viewing { vm, kind, token, key, control, .. } = super::console::viewer(&cx, &req).await?;
     if req.head.method == Method::Head {
         return Ok(super::events::headers());
     }
     let control = control && vm.viewers.lets_control(&token, &key);
-    let none_yet = || json!({ "kind": kind.word(), "id": null, "control": control });
-    let present = vm.viewers.of(&key).map_or_else(none_yet, |viewer| told(&viewer));
+    let none_yet = || event(&vm, kind, None, control, cx.now());
+    let present = vm.viewers.of(&key).map_or_else(none_yet, |viewer| told(&vm, &viewer, cx.now()));
     let feed = Feed::new(cx.notify());
     subscribe(&cx, &vm, kind, (token, key), &feed)?;
     super::recheck::begin(&cx);

@@ -16,6 +16,7 @@ function row(words, ...rest) {
 }
 
 const strong = (text) => make("span", { class: "font-semibold" }, text);
+const isId = (text) => /^[0-9a-f]{12}$/.test(text);
 const hint = (...parts) => make("span", { class: "hint min-w-0 wrap-anywhere" }, ...parts);
 
 function connectionLine(event) {
@@ -33,7 +34,7 @@ function alertLine(alert) {
   const badge = make("span", { class: "badge", "data-kind": alert.ended ? "" : "bad" }, alert.ended ? "Over" : "Now");
   const over = Number.isFinite(alert.value) ? ` (${Math.round(alert.value)}, limit ${alert.threshold})` : "";
   // The text is that of the message: what, when, who and what follows, a line each.
-  const words = make("span", { class: "whitespace-pre-line" }, strong(alert.subject || alert.rule), ` ${alert.text ?? ""}${alert.text ? "" : over}`);
+  const words = make("span", { class: "whitespace-pre-line" }, isId(alert.subject) ? idButton(alert.subject) : strong(alert.subject || alert.rule), ` ${alert.text ?? ""}${alert.text ? "" : over}`);
   return row([words], badge, hint("since ", when(alert.since)), ...(alert.ended ? [hint("until ", when(alert.ended))] : []));
 }
 
@@ -61,8 +62,6 @@ export async function countAlerts() {
   if (!(await count())) return;
   timer = setInterval(count, COUNT_MS);
 }
-
-const isId = (text) => /^[0-9a-f]{12}$/.test(text);
 
 function auditLine(line) {
   return row([strong(line.user ?? "Nobody known"), ` ${line.action} `, isId(line.target) ? idButton(line.target) : strong(line.target), hint(line.detail ? ` ${line.detail}` : "", ` from ${line.ip}`)], hint(when(line.at)));

@@ -38,9 +38,23 @@ function showNow(now) {
 function sheet(address) {
   if (document.querySelector(`link[href="${address}"]`)) return null;
   const link = make("link", { rel: "stylesheet", href: address });
-  const loaded = new Promise((done) => link.addEventListener("load", done, { once: true }));
+  const loaded = new Promise((done, failed) => {
+    link.addEventListener("load", done, { once: true });
+    link.addEventListener("error", () => {
+      // It would be taken for one that is there.
+      link.remove();
+      failed(new Error("the graphs' style sheet could not be loaded"));
+    }, { once: true });
+  });
   document.head.append(link);
   return loaded;
+}
+
+/** Says so where a hostile guest is not kept in by the processor. */
+function showAccel(accel, because) {
+  const words = accel === "tcg" ? `Guests run emulated (TCG): ${because}. QEMU's emulation is no security boundary. Let only people you trust run images here, or give the host KVM.` : "";
+  // Set only when it changes: it is read out then.
+  if ($("host-accel").textContent !== words) notice($("host-accel"), words, "warn");
 }
 
 /** The section. */
@@ -57,10 +71,11 @@ export function host() {
     const mine = ++turn;
     const range = section.querySelector('[name="range"]:checked').value;
     try {
-      const { now, history } = await call("GET", `/admin/host?range=${range}`);
+      const { accel, accel_because: because, now, history } = await call("GET", `/admin/host?range=${range}`);
       if (!open || mine !== turn) return;
       notice($("host-none"), "");
       $("host-some").hidden = false;
+      showAccel(accel, because);
       showNow(now);
       graphs ??= Promise.all([import(section.dataset.graphs), sheet(section.dataset.sheet)]).then(([module]) => module.graphs($("graphs"), { percent, rate }));
       (await graphs).show(history);

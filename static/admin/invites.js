@@ -40,6 +40,7 @@ export function invites(signup) {
   $("invites-policy").textContent = POLICY[signup] ?? "";
   $("invite-form").addEventListener("submit", async (event) => {
     event.preventDefault();
+    if ($("invite-make").ariaDisabled) return;
     $("invites-error").textContent = "";
     $("invite-make").setAttribute("aria-disabled", "true");
     try {

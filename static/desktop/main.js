@@ -3,6 +3,7 @@
 // Order matters in one place: a connection that ends for good is explained (veil.js) before
 // anything else, and only a lost one is tried again (connection.js).
 import { $, badge } from "../shared/dom.js";
+import { setUpTrouble, trouble } from "../shared/trouble.js";
 import { viewing } from "../shared/viewer.js";
 import { setUpWarning, warnOf } from "../shared/warning.js";
 import { watching } from "../shared/words.js";
@@ -43,12 +44,6 @@ function prepare(session) {
   session.background = "transparent";
   session.addEventListener("clipboard", (event) => received(event.detail.text));
   session.addEventListener("desktopname", (event) => (document.title = `${event.detail.name || "Desktop"}: VM-share`));
-}
-
-/** Says why something did not work, until it is closed; "" takes that away. */
-function trouble(text) {
-  $("trouble").hidden = !text;
-  $("trouble-text").textContent = text;
 }
 
 /** What this person does goes on to the machine, or not. */
@@ -116,10 +111,7 @@ if (address) {
     trouble(problem);
     focusGuest();
   });
-  $("trouble-close").addEventListener("click", () => {
-    trouble("");
-    focusGuest();
-  });
+  setUpTrouble(focusGuest);
   setUpWarning(focusGuest);
   // Who looks at somebody else's machine gets no news of it but what he may.
   if (address.share || address.watches) news = viewing(address, allow);

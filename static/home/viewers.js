@@ -7,39 +7,50 @@ import { current } from "./machine.js";
 
 const KINDS = { teacher: "Teacher", admin: "Administrator" };
 
-async function act(method, viewer, body) {
-  const where = `/vms/${current()?.vmid}/viewers/${viewer.id}`;
-  // Gone already is as good.
-  await call(method, where, body).catch((problem) => problem.status !== 404 && ($("share-error").textContent = problem.message));
+/** Each machine, and each server, counts its viewers from 1: a number alone is nobody. */
+const whoIs = ({ id, kind, name, since }) => JSON.stringify([id, kind, name, since]);
+
+const look = async (vmid) => ((await call("GET", `/connections/${vmid}`)).who ?? []).filter((viewer) => viewer.kind !== "owner");
+
+async function act(method, vmid, viewer, body) {
+  try {
+    // Another server may have given his number to somebody else since he was listed.
+    const isStill = (await look(vmid)).some((other) => whoIs(other) === whoIs(viewer));
+    if (isStill) await call(method, `/vms/${vmid}/viewers/${viewer.id}`, body);
+  } catch (problem) {
+    // Gone already is as good.
+    if (problem.status !== 404) $("share-error").textContent = problem.message;
+  }
   await listViewers();
 }
 
-function line(viewer) {
+function line(vmid, viewer) {
   const who = viewer.kind === "link" ? `Guest ${viewer.id}` : `${KINDS[viewer.kind] ?? ""} ${viewer.name}`;
   const what = viewer.control ? "has control" : "looks";
   const give = make("button", { type: "button", class: "btn", "aria-label": `${viewer.control ? "Take control from" : "Give control to"} ${who}` }, viewer.control ? "Take control" : "Give control");
-  give.addEventListener("click", () => act("POST", viewer, { control: !viewer.control }));
+  give.addEventListener("click", () => act("POST", vmid, viewer, { control: !viewer.control }));
   const close = make("button", { type: "button", class: "btn", "aria-label": `Close the screen of ${who}` }, "Close");
   close.addEventListener("click", async () => {
-    if (await sure({ title: `Close the screen of ${who}?`, loss: viewer.kind === "link" ? "Whoever it is may come again as long as the link works; revoke the link to end that." : "Your desktop goes on. They may come again.", yes: "Close it" })) await act("DELETE", viewer);
+    if (await sure({ title: `Close the screen of ${who}?`, loss: viewer.kind === "link" ? "Whoever it is may come again as long as the link works; revoke the link to end that." : "Your desktop goes on. They may come again.", yes: "Close it" })) await act("DELETE", vmid, viewer);
   });
   const since = make("span", { class: "hint", title: `Since ${exactly(viewer.since)}` }, `for ${span(Math.max(0, serverNow() - Date.parse(viewer.since)))}`);
-  return make("li", { class: "py-2 flex flex-wrap items-center gap-2" }, make("span", { class: "w-full wrap-anywhere" }, `${who} ${what}, `, since), give, close);
+  return make("li", { class: "py-2 flex flex-wrap items-center gap-2", "data-who": whoIs(viewer) }, make("span", { class: "w-full wrap-anywhere" }, `${who} ${what}, `, since), give, close);
 }
 
 /** Asks who looks, and shows it. */
 export async function listViewers() {
   const vm = current();
   if (!vm || !$("share").open) return;
-  const answer = await call("GET", `/connections/${vm.vmid}`).catch(() => null);
-  const others = (answer?.who ?? []).filter((viewer) => viewer.kind !== "owner");
+  const others = await look(vm.vmid).catch(() => []);
   // A button that is being pressed stays where it is.
-  const drawn = JSON.stringify(others.map(({ id, control }) => [id, control]));
+  const drawn = JSON.stringify([vm.vmid, ...others.map((viewer) => [whoIs(viewer), viewer.control])]);
   if (drawn === $("viewer-list").dataset.drawn && others.length) return;
   $("viewer-list").dataset.drawn = drawn;
-  const focused = document.activeElement?.closest("#viewer-list");
+  const focused = document.activeElement?.closest("#viewer-list li");
+  const at = focused ? [...focused.querySelectorAll("button")].indexOf(document.activeElement) : -1;
   $("viewer-some").hidden = others.length === 0;
-  $("viewer-list").replaceChildren(...others.map(line));
-  // The button that was pressed has been drawn anew.
-  if (focused) ($("viewer-list").querySelector("button") ?? $("share-make")).focus();
+  $("viewer-list").replaceChildren(...others.map((viewer) => line(vm.vmid, viewer)));
+  // The button that was pressed has been drawn anew; that of somebody else is not meant.
+  const same = focused && [...$("viewer-list").children].find((item) => item.dataset.who === focused.dataset.who);
+  if (focused) (same?.querySelectorAll("button")[at] ?? $("share-make")).focus();
 }

@@ -1,5 +1,5 @@
 // The bar that tells what is about to happen to a machine, or why it stands still, with the one
-// button that helps. Every page about a machine has its markup: #warning, -said, -text, -act.
+// button that helps its owner. Every page about a machine has its markup: #warning, -said, -text, -act.
 //
 // The text counts down and is not read out each second: what is read out is said once.
 import { call, serverNow } from "./api.js";
@@ -12,20 +12,24 @@ const ACTS = { keep: "Keep it running", resume: "Resume" };
 let shown = null;
 let dismissed = "";
 let act = "";
+/** Why the button did not help. */
 let trouble = "";
+/** What is told, as it is read out. */
+let said = "";
 
 function draw() {
   const left = shown?.expires_at ? Date.parse(shown.expires_at) - serverNow() : 0;
-  const told = standingStill(shown) ?? (shown?.state === "running" && shown.expires_soon ? warningOf(shown, left) : null);
+  const told = standingStill(shown) ?? (shown?.state === "running" && shown.expires_soon ? warningOf(shown, left, !shown.foreign) : null);
   const words = told && told.said !== dismissed ? told : null;
   $("warning").hidden = !words;
   if (!words) {
-    $("warning-said").textContent = "";
+    $("warning-said").textContent = said = trouble = "";
     return;
   }
-  if ($("warning-said").textContent !== words.said) $("warning-said").textContent = words.said;
-  $("warning-text").textContent = trouble || words.text;
+  ({ said } = words);
   act = words.act ?? "dismiss";
+  if ($("warning-said").textContent !== (trouble || said)) $("warning-said").textContent = trouble || said;
+  $("warning-text").textContent = `${trouble} ${words.text}`.trim();
   const label = ACTS[act] ?? "Close";
   if ($("warning-act").textContent !== label) $("warning-act").textContent = label;
 }
@@ -33,13 +37,15 @@ function draw() {
 async function help() {
   if ($("warning-act").ariaDisabled) return;
   if (act === "dismiss") {
-    dismissed = $("warning-said").textContent;
+    dismissed = said;
     return draw();
   }
   // Not disabled: that would take the focus away.
   $("warning-act").ariaDisabled = "true";
+  trouble = "";
+  // What is the same again is read out again.
+  draw();
   try {
-    trouble = "";
     shown = await call("POST", `/vms/${shown.vmid}/${act}`, {});
   } catch (problem) {
     trouble = problem.status === 401 ? "You are not logged in any more. Log in on the start page, then come back." : problem.message;

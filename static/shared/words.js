@@ -63,10 +63,14 @@ export function ending(vm, mine = true) {
 
 /**
  * That a machine ends soon: what is read out once, what is shown with the time `left` in milliseconds,
- * and what helps.
+ * and what helps; `mine` when it is told to its owner: nobody else can keep it.
  */
-export function warningOf(vm, left) {
+export function warningOf(vm, left, mine = true) {
   const time = span(Math.max(0, left));
+  if (!mine) {
+    const why = vm.expires_because === "idle" ? "Nobody has used this desktop for a while." : "This desktop's time is nearly up.";
+    return { said: `${why} It stops soon.`, text: `${why} It stops in ${time}.` };
+  }
   return vm.expires_because === "idle"
     ? { said: "Nobody has used your desktop for a while. It stops soon.", text: `Nobody has used your desktop for a while. It stops in ${time}.`, act: "keep" }
     : { said: "Your desktop's time is nearly up and cannot be extended. Save your work elsewhere.", text: `Your desktop's time is up in ${time} and cannot be extended. Save your work elsewhere.` };

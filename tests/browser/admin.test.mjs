@@ -28,6 +28,7 @@ const NOW = {
   volumes: [{ path: "/var/lib/vmshare", total_gb: 900, free_gb: 412.3, percent: 54.1, inodes_percent: 62, measured: true }, { path: "/srv", total_gb: 0, free_gb: 0, percent: 0, inodes_percent: 0, measured: false }], network: { rx_bps: 1.5e6, tx_bps: 2.5e8 }, vms: 2,
 };
 const ALERTS = [
+  { id: 3, rule: "vm_memory", subject: "c9a2f1c9a2f1", state: "ended", value: 97, threshold: 90, text: "", since: "2026-11-23T07:11:03Z", ended: "2026-11-23T07:31:03Z" },
   { id: 2, rule: "disk", subject: "/var/lib/vmshare", state: "firing", value: 93.2, threshold: 85, text: "is 93 % full: remove images or VMs", since: "2026-11-23T10:11:03Z", ended: null },
   { id: 1, rule: "cpu", subject: "host", state: "ended", value: 97, threshold: 90, text: "CPU at 97 % <script>alert(1)</script>", since: "2026-11-23T08:11:03Z", ended: "2026-11-23T08:31:03Z" },
 ];
@@ -35,7 +36,11 @@ const ALERTS = [
 /** Answers what the host would measure. */
 async function measured(page) {
   const json = (body) => ({ status: 200, contentType: "application/json", body: JSON.stringify(body) });
-  await page.route("**/admin/host?*", (route) => route.fulfill(json({ now: NOW, history: route.request().url().includes("day") ? history(288, 300, 60) : history(720, 5, 80) })));
+  await page.route("**/admin/host?*", (route) => {
+    const day = route.request().url().includes("day");
+    const because = day ? "a trial guest ran under KVM" : "/dev/kvm may not be opened: add the user the server runs as to the group kvm (usermod -aG kvm USER)";
+    route.fulfill(json({ accel: day ? "kvm" : "tcg", accel_because: because, now: NOW, history: day ? history(288, 300, 60) : history(720, 5, 80) }));
+  });
   await page.route("**/admin/load", (route) => {
     const vmids = server.sql("select vmid from vms where state = 'running'").split("\n").filter(Boolean);
     route.fulfill(json({ vms: vmids.map((vmid) => ({ vmid, user: "", cpu_percent: 12.3, rss_mb: 210, threads: 9, read_bps: 0, write_bps: 0 })), storage: [{ user: "alice", gb: 12.34 }] }));
@@ -166,8 +171,19 @@ test("people, invitations and what happened are found and changed", async () => 
   assert.equal(await focused(page), "tab-invites");
   await until("an empty list says what to do", async () => /Make one above/.test(await page.locator("#invites-none").innerText()));
   await page.locator("#invite-note").fill(`<script>alert(1)</script> ${"Class".repeat(14)}`);
+  // Pressed twice while the network is slow.
+  let [posts, release] = [0];
+  const held = new Promise((done) => (release = done));
+  await page.route("**/admin/invites", async (route) => {
+    posts += 1;
+    await held;
+    await route.continue();
+  });
   await page.keyboard.press("Enter");
+  await page.keyboard.press("Enter");
+  release();
   await page.locator("#secret").waitFor();
+  assert.deepEqual([posts, server.sql("select count(*) from invites")], [1, "1"], "the link of another invitation is lost");
   assert.match(await page.locator("#secret-text").inputValue(), /^https:\/\/127\.0\.0\.1:\d+\/#invite=[\w-]{12}$/);
   await page.keyboard.press("Escape");
   await until("it is listed", async () => /<script>[^]*30 of 30 left, as user, made by warden/.test(await page.locator("#invites-list").innerText()));
@@ -207,7 +223,8 @@ test("people, invitations and what happened are found and changed", async () => 
   await inspect(page, "admin-connections", seen);
 
   await page.locator("#tab-alerts").click();
-  await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 2);
+  await until("alerts are listed", async () => (await page.locator("#alerts-list li").count()) === 3);
+  await page.locator("#alerts-list").getByRole("button", { name: "Copy the id c9a2f1c9a2f1" }).waitFor();
   assert.equal(await page.locator("#tab-alerts").textContent(), "Alerts (1)");
   await inspect(page, "admin-alerts", seen);
   const searched = asks("/admin/alerts?");
@@ -250,11 +267,13 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   const told = page.locator('#graphs [role="img"]').first();
   assert.match(await told.getAttribute("aria-label"), /^CPU, memory and disk: CPU \d+ %, highest 80 %; Memory/);
   assert.match(await page.locator("#host-now").innerText(), /42 %, load 1\.3 0\.9 0\.4[^]*70 % of 64 GB[^]*50 % of 8 GB[^]*412 GB free, 62 % of its files[^]*does not answer[^]*CPU 2 %, memory 0 %[^]*1\.5 Mbit\/s in, 250 Mbit\/s out/);
+  assert.match(await page.locator("#host-accel").innerText(), /^Guests run emulated \(TCG\): \/dev\/kvm may not be opened[^]*no security boundary\. Let only people you trust run images/);
   const inked = () => page.locator("#graphs canvas").first().evaluate((canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0));
   await until("something is drawn", inked);
   await inspect(page, "admin-host", seen);
   await page.getByLabel("Last day").check();
   await until("the day is drawn", async () => /^CPU, memory and disk: CPU \d+ %, highest 60 %;/.test(await told.getAttribute("aria-label")));
+  assert.ok(await page.locator("#host-accel").isHidden(), "guests under KVM are warned of");
   // Without measurements.
   await page.route("**/admin/host?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));
   await page.route("**/admin/alerts?*", (route) => route.fulfill({ status: 404, contentType: "application/problem+json", body: "{}" }));
@@ -270,7 +289,10 @@ test("the host's graphs are loaded when they are looked at, and a server that me
   await page.unrouteAll({ behavior: "ignoreErrors" });
   server.sql("insert into alerts (rule, subject, value, threshold, text, since) values ('disk', '/x', 90, 85, 'is full', now())");
   await page.goto(`${server.url}/admin/#host`);
+  // What the graphs need may fail to come once.
+  await page.route("**/uplot*", (route) => route.abort(), { times: 1 });
   await page.reload();
+  await until("that it did not come is told", async () => /could not be loaded/.test(await page.locator("#host-none").innerText()));
   await until("the real host is drawn", async () => (await page.locator("#graphs canvas").count()) === 4 && /\d+ %, load \d/.test(await page.locator("#host-now").innerText()));
 
   await until("the alert is counted", async () => /\(\d+\)/.test(await page.locator("#alerts-now").textContent()));

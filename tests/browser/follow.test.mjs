@@ -7,7 +7,7 @@ import { browse, call, machines, output, pixel, Server, showBar, signUp, until }
 
 const server = Server.ofFile("stop_vms_on_exit = true", "", "", "virtio");
 
-test("a guest follows the window's size, and again when that changes", async () => {
+test("a guest whose screen is off is explained, and one follows the window's size, and again when that changes", async () => {
   const { page, troubles, close } = await browse();
   await signUp(page, server.url, "follower");
   await page.locator("#start").click();
@@ -16,7 +16,11 @@ test("a guest follows the window's size, and again when that changes", async () 
   const [vm] = await machines(page);
   const serial = await server.serial(vm.vmid);
   await until("the guest is up", () => /tiny: up/.test(serial.text));
-  serial.send("\nfollow &\n");
+  // It switches its screen off: QEMU writes so, and the page what that means.
+  serial.send("\necho 4 > /sys/class/graphics/fb0/blank\n");
+  await page.locator("#blank", { hasText: "The guest's screen is switched off: the system is starting, or changes its screen" }).waitFor({ timeout: 60_000 });
+  await page.screenshot({ path: path.join(output, "follow-off.png") });
+  serial.send("\necho 0 > /sys/class/graphics/fb0/blank; follow &\n");
   await until("the guest paints its screen", () => /follow \d+x\d+/.test(serial.text));
   await showBar(page);
   await page.locator("#view-open").click();

@@ -148,9 +148,9 @@ export class Server {
     return this.token;
   }
 
-  /** What a VM's serial console has said and says, through the server and as its owner: QEMU takes one client, and that is the server. */
-  async serial(vmid) {
-    const token = await this.enter(this.sql(`select login from users u join vms v on v.user_id = u.id where vmid = '${vmid}'`));
+  /** What a VM's serial console has said and says, through the server and as its owner or as who else may look: QEMU takes one client, and that is the server. */
+  async serial(vmid, login = this.sql(`select login from users u join vms v on v.user_id = u.id where vmid = '${vmid}'`)) {
+    const token = await this.enter(login);
     const port = this.sql(`select http_port from vms where vmid = '${vmid}'`);
     const socket = tls.connect({ host: "127.0.0.1", port: this.port, rejectUnauthorized: false });
     await once(socket, "secureConnect");

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bars, browse, call, inspect, keysOf, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
+import { bars, browse, call, inspect, keysOf, machines, Server, showBar, signUp, startDesktop, until } from "./server.mjs";
 
 const server = Server.ofFile("stop_vms_on_exit = true");
 
@@ -155,6 +155,7 @@ test("of two who came by one link one is given control alone, and both know who 
   await inspect(owner.page, "guests", seen);
   for (const { page } of [one, other]) await showBar(page);
   await owner.page.getByRole("button", { name: `Give control to ${names[1]}` }).click();
+  await until("his button keeps the focus", async () => (await owner.page.evaluate(() => document.activeElement.ariaLabel)) === `Take control from ${names[1]}`);
   await until("his page says that he has control", async () => (await other.page.locator("#guest").isVisible()) && !(await other.page.locator("#view-only").isVisible()));
   await showBar(one.page);
   assert.ok(await one.page.locator("#view-only").isVisible(), "and the other one's that he only looks");
@@ -168,4 +169,53 @@ test("of two who came by one link one is given control alone, and both know who 
   assert.deepEqual(seen, []);
   assert.deepEqual(owner.troubles, []);
   await Promise.all([owner, one, other].map((browser) => browser.close()));
+});
+
+test("control is given to who is named, not to who had that number on another desktop or under another server", async () => {
+  const { page, close } = await browse({ reducedMotion: "reduce" });
+  for (const name of ["mrsfox", "mrhen"]) {
+    await server.enter(`${name}@example.org`, "/auth/signup");
+    server.promote(name, "teacher");
+  }
+  await signUp(page, server.url, "renamed");
+  const start = async () => (await call(page, "POST", "/run-iso", {})).body.vm;
+  const listed = (name) => until(`${name} is listed`, async () => (await page.locator("#viewer-list").textContent()).startsWith(`Teacher ${name} looks`));
+  const controls = async (vm) => (await call(page, "GET", `/connections/${vm.vmid}`)).body.who.filter((who) => who.control).map((who) => who.name);
+  const first = await start();
+  await page.getByRole("button", { name: `Copy the id ${first.vmid}` }).waitFor();
+  const before = await server.serial(first.vmid, "mrsfox");
+  await page.locator("#vm-share").click();
+  await listed("mrsfox");
+  await page.keyboard.press("Escape");
+  before.close();
+  await call(page, "POST", `/vms/${first.vmid}/stop`, { force: true });
+
+  const vm = await start();
+  await page.getByRole("button", { name: `Copy the id ${vm.vmid}` }).waitFor();
+  await server.serial(vm.vmid, "mrhen");
+  await page.locator("#vm-share").click();
+  await listed("mrhen");
+
+  // The page is behind others while the server is another one, where somebody else comes first.
+  const behind = (is) =>
+    page.evaluate((is) => {
+      Object.defineProperty(document, "visibilityState", { configurable: true, get: () => (is ? "hidden" : "visible") });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, is);
+  await behind(true);
+  server.process.kill("SIGKILL");
+  await server.exit;
+  await server.run();
+  await until("the machine is taken back", async () => (await machines(page))[0].idle_s !== null);
+  const after = await server.serial(vm.vmid, "mrsfox");
+  await page.getByRole("button", { name: "Give control to Teacher mrhen" }).click();
+  await listed("mrsfox");
+  assert.deepEqual(await controls(vm), []);
+  await page.getByRole("button", { name: "Give control to Teacher mrsfox" }).click();
+  await until("she has control", async () => (await controls(vm)).join() === "mrsfox");
+  after.close();
+  await behind(false);
+  await until("that nobody looks any more comes by itself", async () => !(await page.locator("#viewer-some").isVisible()));
+  await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
+  await close();
 });

@@ -28,11 +28,31 @@ test("what is typed is answered, a reload shows it again, and a restart is follo
   await page.keyboard.type("printf '\\033[31mred\\033[0m \\033[38;2;10;120;200mtrue\\033[0m \\033[7mturned\\033[0m\\n'");
   await page.keyboard.press("Enter");
   await told(page, /red true turned/);
-  await page.locator("#size").click();
-  const columns = await page.evaluate(() => Math.round(document.querySelector(".xterm-screen").clientWidth / (document.querySelector(".xterm-char-measure-element").offsetWidth / 32)));
-  await page.keyboard.type("stty size");
-  await page.keyboard.press("Enter");
-  await told(page, new RegExp(`\\n\\d+ ${columns}\\b`));
+  // It fits the window, whatever size that has: what is left over is less than a cell, and xterm.js' own scroll bar.
+  const SCROLL_BAR = 14;
+  const fits = () =>
+    page.evaluate((bar) => {
+      const [place, screen, cell] = ["#terminal", ".xterm-screen", ".xterm-char-measure-element"].map((one) => document.querySelector(one));
+      const [across, down] = [place.clientWidth - screen.clientWidth, place.clientHeight - screen.clientHeight];
+      const [wide, high] = [cell.offsetWidth / 32, screen.clientHeight / document.querySelectorAll(".xterm-rows > div").length];
+      return across >= 0 && across <= bar + wide && down >= 0 && down <= high;
+    }, SCROLL_BAR);
+  const columns = async () => {
+    const text = async () => (await shown(page)).replaceAll("\u00a0", " ");
+    const sizes = (text) => [...text.matchAll(/stty size\s+\d+ (\d+)\b/g)].map((match) => Number(match[1]));
+    const had = sizes(await text()).length;
+    await page.locator("#size").click();
+    await page.keyboard.type("stty size");
+    await page.keyboard.press("Enter");
+    return until("the shell tells its size", async () => /#\s*$/.test(await text()) && sizes(await text())[had]);
+  };
+  await until("the terminal fills the window", fits);
+  const before = await columns();
+  await page.setViewportSize({ width: 900, height: 600 });
+  await until("the terminal fills a smaller window", async () => (await fits()) && (await page.locator(".xterm-screen").evaluate((screen) => screen.clientWidth < 900)));
+  const after = await columns();
+  assert.ok(Math.abs(before / after - 1280 / 900) < 0.05, `${before} columns in 1280 pixels, ${after} in 900`);
+  await page.setViewportSize({ width: 1280, height: 800 });
   await inspect(page, "terminal", seen);
 
   await page.reload();
@@ -56,6 +76,20 @@ test("what is typed is answered, a reload shows it again, and a restart is follo
   await other.close();
   await page.bringToFront();
 
+  // A refusal stays until it is read, whatever the guest writes meanwhile.
+  const refusal = { status: 502, contentType: "application/problem+json", body: JSON.stringify({ detail: "QEMU does not restart the VM. Stop it, then start it." }) };
+  await page.route("**/restart", (route) => route.fulfill(refusal), { times: 1 });
+  await page.locator("#restart-open").click();
+  await page.locator('#restart button[value="reset"]').click();
+  await page.locator("#trouble", { hasText: "QEMU does not restart the VM" }).waitFor();
+  await page.keyboard.type("echo flows $((6 * 7))");
+  await page.keyboard.press("Enter");
+  await told(page, /flows 42/);
+  await inspect(page, "terminal-trouble", seen);
+  assert.ok(await page.locator("#trouble").isVisible(), "it is gone by itself");
+  await page.locator("#trouble-close").click();
+  assert.ok(!(await page.locator("#trouble").isVisible()));
+
   await page.locator("#restart-open").click();
   await inspect(page, "terminal-restart", seen);
   await powerCycle(page, async () => (serial.text.match(/tiny: up/g)?.length ?? 0) >= 1 && (await machines(page))[0].pid !== vm.pid);
@@ -69,7 +103,8 @@ test("what is typed is answered, a reload shows it again, and a restart is follo
   await page.goto(`${server.url}/terminal/?path=ws/1`);
   await until("an address that is no terminal's is told", async () => /not complete/.test(await page.locator("#veil").innerText()));
   assert.deepEqual(seen, []);
-  assert.deepEqual(troubles, []);
+  // The browser itself tells of the refusal.
+  assert.deepEqual(troubles.filter((line) => !/status of 502/.test(line)), []);
   await close();
 });
 

@@ -50,6 +50,9 @@ test("chords and the keyboards of other countries are what the guest gets, and a
   serial.send("\nkillall fbdemo; printf '\\033[?25l' > /dev/tty1; cat /dev/zero > /dev/fb0\n");
   await page.locator("#blank", { hasText: "The guest's screen is black. It may be asleep" }).waitFor({ timeout: 60_000 });
   await page.screenshot({ path: path.join(output, "tools-blank.png") });
+  // Who comes while it is black has seen nothing of it yet.
+  await page.reload();
+  await page.locator("#blank", { hasText: "Its screen is empty so far: the system is starting" }).waitFor({ timeout: 60_000 });
   serial.send("\nfbdemo > /dev/null &\n");
   await page.locator("#blank").waitFor({ state: "hidden" });
   serial.close();

@@ -46,10 +46,13 @@ pub async fn host(cx: Cx, req: Rc<Req>) -> Result<Response, Problem> {
         "day" => (COARSE_SECONDS, history.day().collect()),
         _ => return Err(Problem::unprocessable("range", "must be \"hour\" or \"day\"")),
     };
+    let choice = cx.hypervisor.found().ok().map(|found| found.choice);
     let column = |pick: fn(&Point) -> f64| points.iter().map(|point| short(pick(point))).collect::<Vec<f64>>();
     Ok(Response::json(
         200,
         &json!({
+            "accel": choice.as_ref().map(|choice| choice.accel.to_string().to_lowercase()),
+            "accel_because": choice.as_ref().map(|choice| &choice.why),
             "now": now(&report.sample, cx.vms.len()),
             "history": {
                 "step_s": step,
