@@ -49,6 +49,15 @@ export function socketUrl(address) {
   return url.href;
 }
 
+/** Control was taken from who had asked for it: another connection, or a reload, does not ask for it again. */
+export function askNoMore(address) {
+  address.control = false;
+  const url = new URL(location.href);
+  url.searchParams.delete("control");
+  url.searchParams.set("view", "1");
+  history.replaceState(null, "", url);
+}
+
 /** The page of the machine's other console, for the same person. */
 export function otherPage({ port, console, vmid, viewOnly, control, share }) {
   const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(viewOnly && { view: "1" }), ...(control && { control: "1" }) });

@@ -7,7 +7,7 @@
 import RFB from "@novnc/novnc";
 import { STARTS_AGAIN, waitBefore } from "../shared/retry.js";
 
-/** Keeps `target` connected to `url`. The callbacks tell the page; `prepare(rfb)` sets each RFB up, `onBytes` hears how many came. */
+/** Keeps `target` connected to what `url()` says. The callbacks tell the page; `prepare(rfb)` sets each RFB up, `onBytes` hears how many came. */
 export function keepConnected({ target, url, prepare, onBytes, onConnecting, onConnected, onLost, onEnded, stillThere }) {
   let rfb = null;
   let canvas = null;
@@ -45,7 +45,7 @@ export function keepConnected({ target, url, prepare, onBytes, onConnecting, onC
     clearTimeout(timer);
     timer = undefined;
     onConnecting(attempt);
-    const socket = new WebSocket(url);
+    const socket = new WebSocket(url());
     let closing = { code: 0, reason: "" };
     let byServer = true;
     let wasConnected = false;

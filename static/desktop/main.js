@@ -49,6 +49,7 @@ function prepare(session) {
 /** What this person does goes on to the machine, or not. */
 function allow(control) {
   address.viewOnly = !control;
+  $("terminal-open").href = otherPage(address);
   if (!control) closePanels();
   $("view-only").hidden = control;
   showTools(address);
@@ -65,7 +66,7 @@ function told(vm) {
 function connect() {
   connection = keepConnected({
     target: $("screen"),
-    url: socketUrl(address),
+    url: () => socketUrl(address),
     prepare,
     onBytes: passed,
     onConnecting: veil.connecting,
@@ -93,7 +94,6 @@ setUpView(rfb);
 setUpTouchKeys(rfb);
 if (address) {
   allow(!address.viewOnly);
-  $("terminal-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("restart-open").addEventListener("click", async () => {
     const problem = await askAndRestart(address, (mode) => {

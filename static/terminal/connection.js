@@ -8,7 +8,7 @@ import { STARTS_AGAIN, waitBefore } from "../shared/retry.js";
 /** More than this unsent, and a paste is refused: the guest takes what is typed slowly. */
 const UNSENT_MAX = 1 << 20;
 
-/** Keeps a connection to `url`; the callbacks tell the page. */
+/** Keeps a connection to what `url()` says; the callbacks tell the page. */
 export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive, onLost, onEnded, stillThere }) {
   let socket = null;
   let attempt = 0;
@@ -40,7 +40,7 @@ export function keepConnected({ url, onConnecting, onConnected, onBytes, onLive,
     clearTimeout(timer);
     timer = undefined;
     onConnecting(attempt);
-    const own = new WebSocket(url);
+    const own = new WebSocket(url());
     own.binaryType = "arraybuffer";
     let wasConnected = false;
     own.addEventListener("open", () => {

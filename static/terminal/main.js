@@ -59,7 +59,7 @@ function told(vm) {
 
 function connect() {
   connection = keepConnected({
-    url: socketUrl(address),
+    url: () => socketUrl(address),
     onConnecting(attempt) {
       calm();
       veil.connecting(attempt, "terminal");
@@ -89,6 +89,7 @@ function connect() {
 /** What this person types goes on to the machine, or not. */
 function allow(control) {
   address.viewOnly = !control;
+  $("desktop-open").href = otherPage(address);
   $("view-only").hidden = control;
   showTools(address);
 }
@@ -133,7 +134,6 @@ setUpKeys();
 setUpPhoneKeys((text) => screen.term.input(text, true));
 if (address) {
   allow(!address.viewOnly);
-  $("desktop-open").href = otherPage(address);
   $("retry").addEventListener("click", () => connection.retryNow());
   $("copy").addEventListener("click", copy);
   $("paste").addEventListener("click", paste);

@@ -119,6 +119,20 @@ test("a student sees that a teacher watches, gives him control, takes it back an
   await teacher.page.waitForFunction(() => document.documentElement.dataset.state === "ended");
   await until("nobody is listed", async () => !(await student.page.locator("#viewer-some").isVisible()));
   await until("and the badge is gone", async () => !(await student.page.locator("#watched").isVisible()));
+
+  // An administrator takes control himself; once it was taken from him, only when he asks for it again.
+  server.promote(name, "admin");
+  await teacher.context.clearCookies();
+  await teacher.page.goto(server.url);
+  await call(teacher.page, "POST", "/auth/login", { email: name, password: "correct horse" });
+  await teacher.page.goto(`${server.url}/novnc/?path=ws/${vm.http_port}&control=1`);
+  const take = student.page.getByRole("button", { name: `Take control from Administrator ${name}` });
+  await take.click();
+  await until("he asks no more", () => new URL(teacher.page.url()).searchParams.get("view") === "1");
+  await teacher.page.reload();
+  await teacher.page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  await until("he is listed again", async () => /Administrator \w+ looks/.test(await student.page.locator("#viewer-list").innerText()));
+  assert.ok(!(await take.isVisible()));
   await call(student.page, "POST", `/vms/${vm.vmid}/stop`, { force: true });
   serial.close();
   assert.deepEqual(seen, []);
