@@ -12,6 +12,9 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What is promised: how soon VMs are taken back, and how soon a crash is told. The program fails where it is not kept.
+const TAKEN_BACK: Duration = Duration::from_secs(2);
+const TOLD: Duration = Duration::from_secs(1);
 /// As many as boot on two cores in a minute of emulation.
 const VMS: usize = 8;
 const ROUNDS: usize = 5;
@@ -96,9 +99,10 @@ fn main() {
     }
     let (none, ready, all) = (median(none), median(ready), median(all));
     println!(
-        "a server after a killed one   {VMS} VMs taken back: ready after {:.0} ms, the last screen greets after {:.0} ms (target 2000 ms); with none ready after {:.0} ms: {:.2}x",
+        "a server after a killed one   {VMS} VMs taken back: ready after {:.0} ms, the last screen greets after {:.0} ms (promised {} ms); with none ready after {:.0} ms: {:.2}x",
         ms(ready),
         ms(all),
+        TAKEN_BACK.as_millis(),
         ms(none),
         ms(all) / ms(none)
     );
@@ -109,10 +113,12 @@ fn main() {
     }
     let worst = told.iter().max().copied().unwrap_or_default();
     println!(
-        "a crash of QEMU is told       after {:.1} ms, {:.1} ms at worst (target 1000 ms); a bare QEMU's parent hears of its end after {:.1} ms: {:.2}x",
+        "a crash of QEMU is told       after {:.1} ms, {:.1} ms at worst (promised {} ms); a bare QEMU's parent hears of its end after {:.1} ms: {:.2}x",
         ms(median(told.clone())),
         ms(worst),
+        TOLD.as_millis(),
         ms(median(bare.clone())),
         ms(median(told)) / ms(median(bare))
     );
+    assert!(all < TAKEN_BACK && worst < TOLD, "a promise is not kept");
 }

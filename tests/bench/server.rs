@@ -26,13 +26,19 @@ pub struct Server {
 
 impl Server {
     pub fn start(iso: &Path) -> Self {
+        let limits = "port_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000";
+        let profile = "default_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"";
+        Self::with(iso, limits, profile)
+    }
+
+    pub fn with(iso: &Path, limits: &str, profile: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("vmsb").tempdir_in("/tmp").expect("folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("chmod");
         let config = folder.path().join("vmshare.toml");
         let text = format!(
             "host = \"127.0.0.1\"\nport = 0\ntls = \"off\"\nvm_base_dir = {:?}\nstop_vms_on_exit = true\n\
-             [alerts]\npause_launches = false\n[limits]\nport_cooldown_seconds = 0\nlaunches_per_minute_user = 1000\nlogins_per_minute_ip = 10000\n\
-             [profiles.custom]\nbase_image = {iso:?}\ndefault_memory_mb = 128\ndefault_cpus = 1\nvideo = \"std\"\n",
+             [alerts]\npause_launches = false\n[limits]\n{limits}\n\
+             [profiles.custom]\nbase_image = {iso:?}\n{profile}\n",
             folder.path().join("b")
         );
         fs::write(&config, text).expect("config");
@@ -166,6 +172,13 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     let rest = text.rsplit(')').next().unwrap_or_default();
     let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
     field(11) + field(12)
+}
+
+/// A number from one of the files of `/proc/PID`.
+pub fn status_field(pid: u32, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("proc");
+    let line = text.lines().find(|line| line.starts_with(name)).expect("field");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("number")
 }
 
 /// Waits until a process uses less than a fifth of a core.
