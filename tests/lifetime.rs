@@ -122,7 +122,7 @@ fn a_clock_that_is_set_while_a_vm_runs_moves_no_limit_of_it() {
     let server = Server::run(folder);
     let now = server.call("GET", &path_of(&vm), &token, &Value::Null).json;
     assert_eq!((&now["expires_because"], &now["expires_soon"]), (&json!("time limit"), &json!(false)), "{now}");
-    assert!((seconds_left(&now) - seconds_left(&vm)).abs() < 1.5, "{now}, before {vm}");
+    assert!((seconds_left(&now) - seconds_left(&vm)).abs() < 30.0, "{now}, before {vm}");
     assert!(now["idle_s"].as_u64().is_some_and(|idle| idle < 120), "{now}");
     server.stop(&token, &vm);
     server.assert_nothing_left();

@@ -13,7 +13,7 @@
 use crate::sys::child::set_apart;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::Signal;
-use crate::sys::user::{euid, lookup_user};
+use crate::sys::user::{euid, has_name, lookup_user};
 use postgres::{Client, Config, NoTls};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -72,8 +72,12 @@ impl Cluster {
         let bin = find_programs(bin)?;
         let folder = base.join("postgres");
         let user = match euid() {
-            // A command that root gives must not take it from the server's user, whose folder it lies in before it is there.
-            0 => Some(owner(&folder).or_else(|| owner(&base)).map_or_else(find_user, Ok)?),
+            // A command that root gives must not take it from the server's user, whose folder it lies in before it is there. A user
+            // without a name is none to initdb.
+            0 => {
+                let server = || owner(&base).filter(|(uid, _)| has_name(*uid));
+                Some(owner(&folder).or_else(server).map_or_else(find_user, Ok)?)
+            }
             _ => None,
         };
         let cluster = Self { bin, folder, user, child: None };
@@ -371,13 +375,12 @@ mod tests {
             assert_eq!(cluster.user == Some((4711, 4711)), kept);
             assert_eq!(run.metadata().unwrap().uid() == 4711, kept);
         }
-        fs::remove_dir_all(&folder).unwrap();
-        chown(base.path(), Some(4711), Some(4711)).unwrap();
-        assert_eq!(
-            Cluster::prepare(base.path(), None).unwrap().user,
-            Some((4711, 4711)),
-            "made for whose folder it is"
-        );
-        assert_eq!(run.metadata().unwrap().uid(), 4711);
+        let daemon = lookup_user("daemon").unwrap().unwrap();
+        for (owner, expected) in [(daemon, daemon), ((4711, 4711), find_user().unwrap())] {
+            fs::remove_dir_all(&folder).unwrap();
+            chown(base.path(), Some(owner.0), Some(owner.1)).unwrap();
+            assert_eq!(Cluster::prepare(base.path(), None).unwrap().user, Some(expected), "in a folder of {owner:?}");
+            assert_eq!(run.metadata().unwrap().uid(), expected.0);
+        }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! tungstenite does the handshake (see `proto::websocket`); its framing would copy each payload twice and hold 128 KiB a connection.
 //! A screen's bytes are followed by `proto::rfb`, which tells when there was input, and ends the relay when they are no RFB. On a serial
-//! console every byte is input. A terminal gets an empty frame between what was kept and what is live.
+//! console every byte is input but for what a terminal answers by itself (`proto::terminal`). A terminal gets an empty frame between what was kept and what is live.
 
 use super::back::Back;
 use super::stream::{Received, Stream};

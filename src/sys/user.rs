@@ -3,7 +3,7 @@
 //! Names are looked up through the C library, so that users who come from LDAP or systemd are found as well. That may wait
 //! for a network: call it at start-up or on a worker thread, never on the loop.
 //!
-//! Sources: getpwnam_r(3), geteuid(2).
+//! Sources: getpwnam_r(3), getpwuid_r(3), geteuid(2).
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -19,13 +19,28 @@ const LONGEST_ENTRY: usize = 64 * 1024;
 /// When the user database cannot be read, or the name has a NUL in it.
 pub fn lookup_user(name: &str) -> io::Result<Option<(u32, u32)>> {
     let name = CString::new(name)?;
+    look_up(|entry, text, room, found| {
+        // SAFETY: name ends with NUL; the others are what look_up promises.
+        unsafe { libc::getpwnam_r(name.as_ptr(), entry, text, room, found) }
+    })
+}
+
+/// Whether a user with this number is in the user database; programs that ask for their own name end without one.
+#[must_use]
+pub fn has_name(uid: u32) -> bool {
+    // SAFETY: a number, and what look_up promises.
+    look_up(|entry, text, room, found| unsafe { libc::getpwuid_r(uid, entry, text, room, found) })
+        .is_ok_and(|found| found.is_some())
+}
+
+/// Calls one of getpwnam_r's kind with room for an entry, room for its text with that one's length, and a place for what was found.
+fn look_up(
+    call: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
+) -> io::Result<Option<(u32, u32)>> {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut text: Vec<libc::c_char> = vec![0; LONGEST_ENTRY];
     let mut found = std::ptr::null_mut();
-    // SAFETY: name ends with NUL; entry, text and found are ours, and text's true length is given.
-    let error =
-        unsafe { libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found) };
-    match error {
+    match call(entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found) {
         // "Not found" has several spellings, see the manual's ERRORS.
         0 | libc::ENOENT | libc::ESRCH if found.is_null() => Ok(None),
         0 => {
@@ -53,6 +68,7 @@ mod tests {
         assert_eq!(lookup_user("root").unwrap(), Some((0, 0)));
         assert_eq!(lookup_user("no-such-user-here").unwrap(), None);
         assert_eq!(lookup_user("").unwrap(), None);
+        assert!(has_name(0) && !has_name(4_294_000_000));
     }
 
     #[test]

@@ -121,8 +121,9 @@ async fn adopt(cx: &Cx, row: VmRow) -> bool {
 
 /// Puts a VM of a former server on the table.
 async fn live(cx: &Cx, row: &VmRow, process: &Rc<Process>) -> Result<Rc<Vm>, Problem> {
+    let noted = lifetime::noted(cx, row).await;
     let vm = real::live(cx, row, process)?;
-    lifetime::take_back(cx, &vm).await;
+    lifetime::take_back(cx, &vm, noted);
     watch::begin(cx, &vm);
     Ok(vm)
 }

@@ -143,16 +143,18 @@ pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
     moved.unwrap_or(Timestamp::MAX)
 }
 
-/// Goes on counting for a VM that a former server started.
-pub async fn take_back(cx: &Cx, vm: &Vm) {
-    let noted = cx.db(vms::moments(&cx.db, vm.vmid.to_string())).await;
-    let (now, present) = (cx.now(), present());
-    let by_row = || vm.row.borrow().started_at.map(|at| Moment { at, up: None });
-    let (started, input) = match noted {
-        Ok([started, input]) => (started, input.or(started)),
+/// When a VM of a former server was started and when it last had input, as far as that is known.
+pub async fn noted(cx: &Cx, row: &VmRow) -> [Option<Moment>; 2] {
+    match cx.db(vms::moments(&cx.db, row.vmid.clone())).await {
+        Ok([started, input]) => [started, input.or(started)],
         // What is not known does not end a VM that was used a minute ago: it counts from now.
-        Err(_) => (by_row(), Some(present)),
-    };
+        Err(_) => [row.started_at.map(|at| Moment { at, up: None }), Some(present())],
+    }
+}
+
+/// Goes on counting for a VM that a former server started, from what is [`noted`] of it.
+pub fn take_back(cx: &Cx, vm: &Vm, [started, input]: [Option<Moment>; 2]) {
+    let (now, present) = (cx.now(), present());
     let used = started.map_or(Duration::ZERO, |started| passed(started, present));
     vm.lifetime.up.set(vm.lifetime.total.map(|limit| now + limit.saturating_sub(used)));
     vm.meter.input.set(input.and_then(|input| now.checked_sub(passed(input, present))));
@@ -162,8 +164,9 @@ pub async fn take_back(cx: &Cx, vm: &Vm) {
 /// Somebody wants it to run on: the idle limit counts from now.
 pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
     vm.meter.input.set(Some(cx.now()));
-    note_input(cx, vm).await;
+    // Before anything is waited for: it is so already.
     cx.bus.publish_expiry(vm, cx.now());
+    note_input(cx, vm).await;
 }
 
 async fn note_input(cx: &Cx, vm: &Vm) {

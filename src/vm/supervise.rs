@@ -158,10 +158,12 @@ fn words(event: &VmEvent) -> Option<(&'static str, String)> {
 pub fn look(cx: &Cx, process: &Rc<Process>) {
     let (story, process) = (Rc::clone(cx), Rc::clone(process));
     cx.spawner.spawn("look whether it is paused", async move {
+        let is_full = is_full(&process).await;
+        // Last, and then nothing is waited for: a guest that is let go on meanwhile is told as that.
         let Ok(status) = process.execute("query-status", None).await else { return };
         let status = status.get("status").and_then(|status| status.as_str()).unwrap_or("");
         match Pause::from_status(status) {
-            Some(Pause::DiskError) if is_full(&process).await => set(&story, &process, Some(Pause::DiskFull)),
+            Some(Pause::DiskError) if is_full => set(&story, &process, Some(Pause::DiskFull)),
             Some(pause) => set(&story, &process, Some(pause)),
             None => {}
         }

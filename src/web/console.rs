@@ -130,6 +130,8 @@ pub(super) struct Viewing {
     /// Tells him from others with the same token.
     pub(super) key: TokenHash,
     pub(super) control: bool,
+    /// He asks for it also where it was taken from him.
+    asks: bool,
 }
 
 /// A link counts before the session: who tries the link he gave away sees what others see. An administrator only looks unless he asks
@@ -146,7 +148,7 @@ pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
         if share.barred {
             vm.viewers.remember_bar(token);
         }
-        return Ok(Viewing { vm, kind, user: None, name, token, key, control: share.control });
+        return Ok(Viewing { vm, kind, user: None, name, token, key, control: share.control, asks: false });
     }
     let caller = req.caller()?;
     let missing = || Problem::not_found("vm_not_found", "No VM of yours runs behind this address.");
@@ -156,16 +158,18 @@ pub(super) async fn viewer(cx: &Cx, req: &Req) -> Result<Viewing, Problem> {
         return Err(row.filter(|row| row.http_port == port).map_or_else(missing, |_| shares::between()));
     };
     let kind = viewers::kind_of(caller, &vm.row.borrow()).ok_or_else(missing)?;
-    let control = match req.query()?.get("control") {
-        _ if kind == Kind::Owner => true,
-        Some("1") if kind == Kind::Admin => true,
-        Some("1") => {
+    let (control, asks) = match req.query()?.get("control") {
+        _ if kind == Kind::Owner => (true, false),
+        Some("1") if kind == Kind::Admin => (true, true),
+        // A page that connects again: nobody asks anew.
+        Some("kept") if kind == Kind::Admin => (true, false),
+        Some("1" | "kept") => {
             return Err(Problem::forbidden("view_only", "You may look at this VM; its owner can give you control."));
         }
-        _ => false,
+        _ => (false, false),
     };
     let (user, name) = (Some(caller.user.id.clone()), caller.user.login.clone());
-    Ok(Viewing { vm, kind, user, name, token: caller.token, key: caller.token, control })
+    Ok(Viewing { vm, kind, user, name, token: caller.token, key: caller.token, control, asks })
 }
 
 /// A place at the VM's serial console; where that is not connected (QEMU was busy), it is tried again.
@@ -207,10 +211,11 @@ async fn connect(cx: &House, vm: &Vm) -> Result<UnixStream, Problem> {
 
 /// Accounts for one screen: told now, and taken back when the relay is dropped, however it ends.
 fn ticket(cx: &Cx, req: &Req, viewer: Viewing, console: Console) -> Ticket {
-    let Viewing { vm, kind, user, name, token, key, control } = viewer;
+    let Viewing { vm, kind, user, name, token, key, control, asks } = viewer;
     let (who, first) = vm.viewers.enter(Comer { kind, name: &name, token, key, control }, &vm.meter);
-    // Only an administrator takes control by himself; also where it was taken from him.
-    let takes = kind == Kind::Admin && control && (vm.viewers.allow(&who, true) || first);
+    // Only an administrator takes control by himself; where it was taken from him, by asking for it anew.
+    let given = asks && vm.viewers.allow(&who, true);
+    let takes = given || (kind == Kind::Admin && first && who.control.get());
     // By now he has a number, and perhaps control.
     cx.bus.tell_viewer(vm.vmid, (&token, &key), &viewers::told(&vm, &who, cx.now()));
     cx.bus.publish(&vm, cx.now());

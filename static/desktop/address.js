@@ -34,11 +34,11 @@ function guest() {
   return name;
 }
 
-/** The console's address on the server this page came from. */
-export function consoleUrl({ port, console, share, control }) {
+/** The console's address on the server this page came from. Who comes again does not ask anew for control, which may have been taken from him. */
+export function consoleUrl({ port, console, share, control, cameBefore }) {
   const url = new URL(console ? `/ws/${port}/${console}` : `/ws/${port}`, location.href);
   if (share) asGuest(url, share);
-  if (control) url.searchParams.set("control", "1");
+  if (control) url.searchParams.set("control", cameBefore ? "kept" : "1");
   return url;
 }
 
@@ -49,7 +49,7 @@ export function socketUrl(address) {
   return url.href;
 }
 
-/** Control was taken from who had asked for it: another connection, or a reload, does not ask for it again. */
+/** Control was taken from who had asked for it: neither a reload nor the other console's page asks for it again. */
 export function askNoMore(address) {
   address.control = false;
   const url = new URL(location.href);
@@ -58,9 +58,10 @@ export function askNoMore(address) {
   history.replaceState(null, "", url);
 }
 
-/** The page of the machine's other console, for the same person. */
-export function otherPage({ port, console, vmid, viewOnly, control, share }) {
-  const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(viewOnly && { view: "1" }), ...(control && { control: "1" }) });
+/** The page of the machine's other console, for the same person: who looks at somebody else's goes on doing so, whatever he may meanwhile. */
+export function otherPage({ port, console, vmid, viewOnly, control, share, watches }) {
+  const looks = viewOnly || (watches && !control);
+  const query = new URLSearchParams({ path: console ? `ws/${port}` : `ws/${port}/serial`, ...(vmid && { vmid }), ...(looks && { view: "1" }), ...(control && { control: "1" }) });
   return `${console ? "/novnc/" : "/terminal/"}?${query}${share ? `#share=${share}` : ""}`;
 }
 

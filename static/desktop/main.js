@@ -72,6 +72,7 @@ function connect() {
     onConnecting: veil.connecting,
     onConnected(session, canvas) {
       veil.connected();
+      address.cameBefore = true;
       news?.renew?.();
       if (!address.viewOnly) tellTheWay();
       watch(canvas);

@@ -24,9 +24,14 @@ let waits = false;
 let later;
 // Counts what was chosen, and who was here: what was waited for before that does not go on.
 let turn = 0;
+/** Whose page it is, by id. */
+let owner = "";
 /** Counts looks for what is unfinished. */
 let looks = 0;
 let told = () => {};
+
+/** Whether an upload of before is this person's: administrators may see others' uploads, and throw them away. */
+const isOwn = ({ metadata }) => !metadata?.owner || metadata.owner === owner;
 
 const formatOf = (name) => FORMATS[name.split(".").pop().toLowerCase()];
 
@@ -89,7 +94,7 @@ function over() {
   $("image-choose").hidden = false;
 }
 
-/** Asks whether the image that is `there` may be replaced. Its time is kept with the upload: one that goes on later (`before`) does not ask again. */
+/** Asks whether the image that is `there` may be replaced. Its time is kept with an upload that begins: when that goes on later (`before`) it does not ask again. */
 function mayReplace(there, metadata, before) {
   metadata.replaces = there.modified_at;
   if (before?.metadata?.replaces === there.modified_at) return true;
@@ -104,9 +109,9 @@ async function begin(file) {
   refuse("");
   const why = await fault(file);
   if (why) return refuse(why);
-  const metadata = { filename: file.name, format: formatOf(file.name) };
+  const metadata = { filename: file.name, format: formatOf(file.name), owner };
   const next = uploadOf(file, metadata, () => mine === turn);
-  const [before] = await next.findPreviousUploads();
+  const [before] = (await next.findPreviousUploads()).filter(isOwn);
   const answer = await loadImages(file).catch((problem) => void (problem.status !== 401 && refuse(problem.message)));
   if (!answer || mine !== turn) return;
   // What has begun has its room.
@@ -257,6 +262,11 @@ export async function loadImages(file) {
   return answer;
 }
 
+/** Somebody else is here. */
+export function welcomeToImages(user) {
+  owner = user.id;
+}
+
 /** What may be started, for the picker. */
 export function imageNames() {
   return images.map((image) => ({ name: image.name, words: `${image.name}, ${bytes(image.size)}` }));
@@ -294,7 +304,7 @@ async function unfinishedLine({ uploadUrl, urlStorageKey, metadata, size }) {
 export async function lookForUnfinished() {
   const mine = ++looks;
   const before = await defaultOptions.urlStorage.findAllUploads().catch(() => []);
-  const newest = before.sort((one, other) => Date.parse(other.creationTime) - Date.parse(one.creationTime)).slice(0, MOST_UNFINISHED);
+  const newest = before.filter(isOwn).sort((one, other) => Date.parse(other.creationTime) - Date.parse(one.creationTime)).slice(0, MOST_UNFINISHED);
   const lines = await Promise.all(newest.map(unfinishedLine));
   if (mine === looks && !upload) $("upload-unfinished").replaceChildren(...lines.filter(Boolean));
 }

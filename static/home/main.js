@@ -11,7 +11,7 @@ import { listen } from "../shared/events.js";
 import { waitBefore } from "../shared/retry.js";
 import { setUpWarning } from "../shared/warning.js";
 import { loadDisks, setUpDisks } from "./disks.js";
-import { dropUpload, loadImages, lookForUnfinished, pauseUpload, resumeUpload, setUpImages } from "./images.js";
+import { dropUpload, loadImages, lookForUnfinished, pauseUpload, resumeUpload, setUpImages, welcomeToImages } from "./images.js";
 import { launchProblem, loadProfiles, refreshChoice, setUpLauncher, showChosen, welcome, wish } from "./launcher.js";
 import { setUpShare } from "./share.js";
 import { setUpSnapshots } from "./snapshots.js";
@@ -44,6 +44,7 @@ async function enter(me, attempt = 0) {
     launching = null;
     forget();
     welcome(me);
+    welcomeToImages(me.user);
   }
   who = me.user.id;
   showAccount(me.user);

@@ -24,7 +24,10 @@ export function viewing(address, onControl) {
       if (!what) return over();
       // What the owner's list calls him: several may have come by one link.
       badge($("guest"), what.kind === "link" && what.id ? `Guest ${what.id}` : "");
-      if (had && !what.control && address.control) askNoMore(address);
+      if (had && !what.control && address.control) {
+        askNoMore(address);
+        url.searchParams.delete("control");
+      }
       had = what.control;
       onControl(what.control);
       const { expires_at, expires_because, expires_soon } = what;

@@ -67,6 +67,7 @@ function connect() {
     onConnected() {
       calm();
       veil.connected();
+      address.cameBefore = true;
       news?.renew?.();
       if (!address.viewOnly) tellTheWay();
       screen.restart();

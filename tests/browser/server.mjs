@@ -160,6 +160,7 @@ export class Server {
     const send = (text) => {
       // Masked with zeros: a client must mask, a test need not hide.
       const bytes = Buffer.from(text);
+      assert.ok(bytes.length < 126, "longer frames have a longer head");
       socket.write(Buffer.concat([Buffer.from([0x82, 0x80 | bytes.length, 0, 0, 0, 0]), bytes]));
     };
     const console = { text: "", send, close: () => socket.destroy() };

@@ -102,6 +102,7 @@ test("a student sees that a teacher watches, gives him control, takes it back an
   await until("the teacher's page says that he has control", async () => !(await teacher.page.locator("#view-only").isVisible()));
   await showBar(teacher.page);
   assert.ok(await teacher.page.locator("#text-open").isVisible());
+  assert.match(await teacher.page.locator("#terminal-open").getAttribute("href"), /view=1/, "there too he looks at somebody else's");
   await teacher.page.locator("#screen canvas").click();
   await teacher.page.keyboard.press("k");
   await until("the guest has his key", () => keysOf(serial).includes(37));
