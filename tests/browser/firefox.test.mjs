@@ -35,6 +35,8 @@ async function browse() {
 
 const see = (page, selector) => page.waitForSelector(selector, { visible: true });
 const press = async (page, selector) => (await see(page, selector)).click();
+/** Waits until the page of a console is connected, or is not any more. Between two pages there is a document without an element. */
+const connected = (page, is = true) => page.waitForFunction((is) => document.documentElement && (document.documentElement.dataset.state === "connected") === is, { timeout: 60_000 }, is);
 const text = (page, selector) => page.$eval(selector, (element) => element.innerText);
 
 /** Looks at the page as it is now, in both themes, wide and narrow. */
@@ -75,7 +77,7 @@ test("Firefox: from signing up to a machine that is used and stopped", async () 
   await inspect(page, "home");
 
   await press(page, "#start");
-  await page.waitForFunction(() => location.pathname === "/novnc/" && document.documentElement.dataset.state === "connected");
+  await connected(page);
   const [vm] = await machines(page);
   const serial = await server.serial(vm.vmid);
   await bars(page);
@@ -98,7 +100,7 @@ test("Firefox: from signing up to a machine that is used and stopped", async () 
   serial.close();
 
   await page.goto(`${server.url}/terminal/?path=ws/${vm.http_port}/serial`);
-  await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  await connected(page);
   const told = (words) => until(`the terminal shows ${words}`, async () => words.test((await text(page, ".xterm-rows")).replaceAll("\u00a0", " ")));
   await told(/tiny: up/);
   await page.keyboard.press("Enter");
@@ -127,12 +129,12 @@ test("Firefox: an image is uploaded, and a server that restarts under an open de
   const size = fs.statSync(image).size;
   await until("the image is there", async () => (await call(page, "GET", "/isos")).body.isos.some((iso) => iso.size === size && !iso.shared));
   await press(page, "#start");
-  await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  await connected(page);
   await bars(page);
   await server.end();
-  await page.waitForFunction(() => document.documentElement.dataset.state !== "connected");
+  await connected(page, false);
   await server.run();
-  await page.waitForFunction(() => document.documentElement.dataset.state === "connected");
+  await connected(page);
   await bars(page);
   const [vm] = await machines(page);
   assert.equal((await call(page, "POST", `/vms/${vm.vmid}/stop`, { force: true })).status, 200);
