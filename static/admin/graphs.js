@@ -4,6 +4,8 @@ import uPlot from "uplot";
 import { make } from "../shared/dom.js";
 
 const HEIGHT = 200;
+/** As much time is shown at least. */
+const LEAST_SECONDS = 300;
 
 /** Title, words for a value, top of the scale, room for its numbers, steps of what comes in wholes, and the lines: name, member of the history, colour of the theme. */
 const GRAPHS = ({ percent, rate }) => [
@@ -36,7 +38,8 @@ function graph(place, { title, words, top, side, steps, lines }) {
     const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
     return {
       width: Math.max(100, area.clientWidth), height: HEIGHT, legend: { show: false }, cursor: { y: false, drag: { setScale: false } },
-      scales: { y: { range: (_, least, most) => [0, top ?? Math.max(1, (most ?? 0) * 1.1)] } },
+      // A server that has just begun has a value or two: they are the last minutes', not years'.
+      scales: { x: { range: (_, least, most) => (most === null ? [null, null] : [Math.min(least, most - LEAST_SECONDS), most]) }, y: { range: (_, least, most) => [0, top ?? Math.max(1, (most ?? 0) * 1.1)] } },
       axes: [axis, { ...axis, size: side ?? 60, ...(steps && { incrs: steps }), values: (_, marks) => marks.map(words) }],
       series: [{}, ...lines.map(([name, , tone]) => ({ label: name, stroke: colour(tone), width: 2, spanGaps: false, points: { show: false } }))],
       hooks: { setCursor: [({ cursor }) => data && tell(cursor.idx)] },
