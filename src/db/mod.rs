@@ -13,6 +13,7 @@ pub mod conn;
 pub mod events;
 pub mod invites;
 pub mod migrate;
+pub mod moments;
 pub mod ports;
 pub mod private;
 pub mod sessions;

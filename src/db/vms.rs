@@ -3,6 +3,7 @@
 //! One live VM a user is a unique partial index, a port is a row taken in the transaction that makes the VM: two clicks at once, or two
 //! hundred, are decided by PostgreSQL.
 
+use super::moments::Moment;
 use super::{Conn, Db, Error, events};
 use jiff::Timestamp;
 use postgres::Row;
@@ -302,7 +303,7 @@ pub async fn mark_running(
         conn.atomically(|conn| {
             let (pid, start) = process(pid, start);
             let sql = include_str!("../../sql/vms/mark_running.sql");
-            if conn.execute(sql, &[&vmid, &pid, &start, &boot_id, &accel, &uptime()])? == 0 {
+            if conn.execute(sql, &[&vmid, &pid, &start, &boot_id, &accel, &Moment::present().up])? == 0 {
                 return Ok(None);
             }
             events::vm_now(conn, &vmid, "running", &accel)?;
@@ -310,10 +311,6 @@ pub async fn mark_running(
         })
     })
     .await
-}
-
-fn uptime() -> Option<f64> {
-    crate::sys::process::uptime().ok().map(|up| up.as_secs_f64())
 }
 
 fn process(pid: u32, start: u64) -> (i32, i64) {
@@ -407,38 +404,6 @@ pub async fn forget(db: &Db, vmid: String, cooldown: Duration) -> Result<(), Err
             }
             Ok(())
         })
-    })
-    .await
-}
-
-/// A moment of a VM's life, by the wall clock, which may be set, and by the host's uptime.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Moment {
-    /// As people tell it.
-    pub at: Timestamp,
-    /// In seconds since the boot of the VM's row; older versions noted none.
-    pub up: Option<f64>,
-}
-
-/// Notes when a VM last had input.
-///
-/// # Errors
-/// PostgreSQL's.
-pub async fn set_last_input(db: &Db, vmid: String, moment: Moment) -> Result<(), Error> {
-    let sql = include_str!("../../sql/vms/set_last_input.sql");
-    db.call(move |conn| conn.execute(sql, &[&vmid, &moment.at, &moment.up]).map(drop)).await
-}
-
-/// When a VM was started, and when it last had input, as far as that was noted.
-///
-/// # Errors
-/// PostgreSQL's.
-pub async fn moments(db: &Db, vmid: String) -> Result<[Option<Moment>; 2], Error> {
-    db.call(move |conn| {
-        let row = conn.query_opt(include_str!("../../sql/vms/moments.sql"), &[&vmid])?.ok_or(Error::Lost)?;
-        let moment =
-            |column: usize| row.get::<_, Option<Timestamp>>(column).map(|at| Moment { at, up: row.get(column + 1) });
-        Ok([moment(0), moment(2)])
     })
     .await
 }

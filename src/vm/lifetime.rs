@@ -10,10 +10,10 @@
 
 use super::{Vm, stop};
 use crate::config::Profile;
-use crate::db::vms::{self, Moment, VmRow};
+use crate::db::moments::{self, Moment};
+use crate::db::vms::VmRow;
 use crate::house::{Cx, House};
 use crate::reactor::task::{Either, first};
-use crate::sys::process;
 use jiff::Timestamp;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -121,11 +121,6 @@ impl Vm {
     }
 }
 
-/// This moment.
-fn present() -> Moment {
-    Moment { at: Timestamp::now(), up: process::uptime().ok().map(|up| up.as_secs_f64()) }
-}
-
 /// The time from one moment to another; by the wall clock, which may have been set back, only where an older version noted nothing better.
 fn passed(from: Moment, to: Moment) -> Duration {
     match from.up.zip(to.up) {
@@ -145,16 +140,16 @@ pub fn wall_clock(at: Instant, now: Instant) -> Timestamp {
 
 /// When a VM of a former server was started and when it last had input, as far as that is known.
 pub async fn noted(cx: &Cx, row: &VmRow) -> [Option<Moment>; 2] {
-    match cx.db(vms::moments(&cx.db, row.vmid.clone())).await {
+    match cx.db(moments::of(&cx.db, row.vmid.clone())).await {
         Ok([started, input]) => [started, input.or(started)],
         // What is not known does not end a VM that was used a minute ago: it counts from now.
-        Err(_) => [row.started_at.map(|at| Moment { at, up: None }), Some(present())],
+        Err(_) => [row.started_at.map(|at| Moment { at, up: None }), Some(Moment::present())],
     }
 }
 
 /// Goes on counting for a VM that a former server started, from what is [`noted`] of it.
 pub fn take_back(cx: &Cx, vm: &Vm, [started, input]: [Option<Moment>; 2]) {
-    let (now, present) = (cx.now(), present());
+    let (now, present) = (cx.now(), Moment::present());
     let used = started.map_or(Duration::ZERO, |started| passed(started, present));
     vm.lifetime.up.set(vm.lifetime.total.map(|limit| now + limit.saturating_sub(used)));
     vm.meter.input.set(input.and_then(|input| now.checked_sub(passed(input, present))));
@@ -171,9 +166,9 @@ pub async fn keep(cx: &Cx, vm: &Rc<Vm>) {
 
 async fn note_input(cx: &Cx, vm: &Vm) {
     let ago = cx.now().saturating_duration_since(vm.last_input());
-    let up = present().up.map(|up| up - ago.as_secs_f64());
+    let up = Moment::present().up.map(|up| up - ago.as_secs_f64());
     let moment = Moment { at: wall_clock(vm.last_input(), cx.now()), up };
-    if let Err(problem) = cx.db(vms::set_last_input(&cx.db, vm.vmid.to_string(), moment)).await {
+    if let Err(problem) = cx.db(moments::set_last_input(&cx.db, vm.vmid.to_string(), moment)).await {
         log::warn!(vmid:% = vm.vmid, user = vm.login().as_str(); "its last input is not in the database: {}", problem.detail);
     }
 }
